@@ -1,0 +1,86 @@
+//! Memory that O_DIRECT may write from and read into.
+#![expect(unsafe_code, reason = "aligned allocation has no safe interface")]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// Bytes whose first one lies on a 4096-byte boundary. Its length can shrink and never grow.
+pub struct Buffer {
+    start: NonNull<u8>,
+    length: usize,
+    layout: Layout,
+}
+
+impl Buffer {
+    /// Alignment of the first byte.
+    pub const ALIGNMENT: usize = 4096;
+
+    /// `length` zero bytes.
+    ///
+    /// # Panics
+    /// When `length` rounds up past `isize::MAX`. Lengths from disk or peers are bounded before.
+    #[must_use]
+    pub fn zeroed(length: usize) -> Buffer {
+        let layout = Layout::from_size_align(length.max(1), Buffer::ALIGNMENT)
+            .expect("buffer lengths are bounded by the format");
+        // SAFETY: the layout has a size of at least one byte.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        Buffer {
+            start,
+            length,
+            layout,
+        }
+    }
+
+    /// A copy of `bytes`.
+    #[must_use]
+    pub fn copy_of(bytes: &[u8]) -> Buffer {
+        let mut buffer = Buffer::zeroed(bytes.len());
+        buffer.copy_from_slice(bytes);
+        buffer
+    }
+
+    /// Cuts the buffer to `length` bytes; a longer length changes nothing.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `start` points to `layout.size() >= length` initialised bytes owned by `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes the borrow exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: `start` came from `alloc_zeroed` with this very layout and is freed once.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+// SAFETY: the buffer owns its memory alone; shared access is read-only through `&self`.
+unsafe impl Send for Buffer {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Buffer {}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.length)
+    }
+}

@@ -1,0 +1,4 @@
+//! Read-only views of sealed segments (stub).
+/// Placeholder.
+#[derive(Debug)]
+pub struct MappedFile {}
