@@ -1,0 +1,70 @@
+//! What can go wrong in a volume, as facts.
+
+use std::path::PathBuf;
+
+use seawall_wal::{Lba, Lsn};
+
+/// Errors of a volume. Errors of the log pass through as [`Error::Log`].
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The log refused or failed.
+    #[error(transparent)]
+    Log(#[from] seawall_wal::Error),
+    /// A byte range outside the volume.
+    #[error("bytes {offset}..{} are outside the volume of {size} bytes", offset.saturating_add(*length))]
+    OutOfRange {
+        /// First byte asked for.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+        /// Size of the volume in bytes.
+        size: u64,
+    },
+    /// A block of the image fails its sum and the log cannot repair it.
+    #[error("block {lba} of the image {} fails its sum; rebuild it from a replica", path.display())]
+    ImageDamaged {
+        /// The image file.
+        path: PathBuf,
+        /// The block.
+        lba: Lba,
+    },
+    /// The state at this LSN is older than the base and cannot be given exactly.
+    #[error("the state at LSN {lsn} is gone: the base is at {base}; ask for {base} or later")]
+    StateReclaimed {
+        /// What was asked for.
+        lsn: Lsn,
+        /// Oldest state that can be given.
+        base: Lsn,
+    },
+    /// The state was asked for beyond the head.
+    #[error("the state at LSN {lsn} was asked for, but the log ends at {head}")]
+    StateBeyondHead {
+        /// What was asked for.
+        lsn: Lsn,
+        /// Last LSN written.
+        head: Lsn,
+    },
+    /// A base is being installed in place and is not whole (D12).
+    #[error("the base of {} is incomplete; rebuild it from its primary", path.display())]
+    BaseIncomplete {
+        /// The volume directory.
+        path: PathBuf,
+    },
+    /// A call that the role of this directory forbids.
+    #[error("{} is a {role}; {hint}", path.display())]
+    WrongRole {
+        /// The volume directory.
+        path: PathBuf,
+        /// "replica" or "primary".
+        role: &'static str,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// Bytes of a base that is being installed do not match what was announced.
+    #[error("{what} of the base does not match what the primary announced")]
+    InstallMismatch {
+        /// Which digest or size.
+        what: &'static str,
+    },
+}
