@@ -2,7 +2,8 @@
 //!
 //! Contract of a backend. It MUST hold for every implementation; one suite checks it.
 //!
-//! - `submit` never blocks on another operation's completion and returns a token that is used once.
+//! - `submit` never blocks on another operation's completion, save that `Close` may finish what is
+//!   in flight on its handle, and returns a token that is used once.
 //! - Every operation completes exactly once; `take` gives its completion away once.
 //! - Operations in flight complete in any order. Order comes only from waiting for one completion
 //!   before the next submission.
@@ -21,6 +22,8 @@ use std::sync::Arc;
 use crate::error::{Error, IoOp};
 
 mod buffer;
+#[cfg(test)]
+mod contract;
 mod file;
 mod map;
 #[cfg(feature = "sim")]
@@ -103,7 +106,8 @@ pub enum Operation {
         /// New size in bytes.
         length: u64,
     },
-    /// Makes a byte range read zero, with a hole where the file system can: [`Output::Done`].
+    /// Makes a byte range read zero, with a hole where the file system can, and leaves the size as it
+    /// is: [`Output::Done`].
     PunchHole {
         /// The handle.
         file: FileId,
@@ -120,8 +124,9 @@ pub enum Operation {
         /// Where to look from.
         offset: u64,
     },
-    /// Takes the exclusive advisory lock of the file, or fails at once: [`Output::Done`]. It lasts
-    /// until the handle is closed.
+    /// Takes the exclusive advisory lock of the file, or fails with `WouldBlock` when another handle
+    /// holds it, after a second at most: a killed holder is given that long to go (L-U7).
+    /// [`Output::Done`]. The lock lasts until the handle is closed.
     Lock {
         /// The handle.
         file: FileId,
@@ -136,7 +141,7 @@ pub enum Operation {
         /// The directory.
         path: PathBuf,
     },
-    /// Renames a file or directory over `to`: [`Output::Done`].
+    /// Renames a file or directory over `to`, atomically: [`Output::Done`].
     Rename {
         /// Old name.
         from: PathBuf,

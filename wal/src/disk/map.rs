@@ -1,4 +1,76 @@
-//! Read-only views of sealed segments (stub).
-/// Placeholder.
+//! Read-only views of sealed segments (D23).
+#![expect(unsafe_code, reason = "a memory map has no safe constructor")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "a map is made of the backend's own open file"
+)]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+
+use memmap2::Mmap;
+
+/// A read-only view of the first bytes of a file that nobody writes or shortens any more.
+///
+/// Touching a page that cannot be read would kill the process. So a reader calls
+/// [`MappedFile::populate`] on a range first, takes [`MappedFile::bytes`] of that range only when
+/// it answered `true`, reads through the handle otherwise, and verifies the checksum either way.
 #[derive(Debug)]
-pub struct MappedFile {}
+pub struct MappedFile {
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps `[0, length)`.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the file is shorter or `length` is zero; else what the system says.
+    pub(super) fn new(file: &File, length: u64) -> io::Result<MappedFile> {
+        let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+        if length == 0 || file.metadata()?.len() < length as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the caller of `Disk::map` vouches that nobody writes the file any more: it is
+        // sealed, and a pin keeps it from being recycled or shortened while this value lives.
+        let map = unsafe { memmap2::MmapOptions::new().len(length).map(file)? };
+        Ok(MappedFile { map })
+    }
+
+    /// Length of the view in bytes.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a view of zero bytes is refused"
+    )]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Brings the pages of a range into memory. `false` when one cannot be read, when the range
+    /// is outside the view, or where the system has no way to ask: read it through the handle.
+    #[must_use]
+    pub fn populate(&self, range: Range<usize>) -> bool {
+        self.bytes(range.clone()).is_some() && self.populate_inside(range)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn populate_inside(&self, range: Range<usize>) -> bool {
+        range.is_empty()
+            || self
+                .map
+                .advise_range(memmap2::Advice::PopulateRead, range.start, range.len())
+                .is_ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn populate_inside(&self, range: Range<usize>) -> bool {
+        range.is_empty()
+    }
+
+    /// The bytes of a range that was populated; `None` outside the view.
+    #[must_use]
+    pub fn bytes(&self, range: Range<usize>) -> Option<&[u8]> {
+        self.map.get(range)
+    }
+}
