@@ -1,2 +1,15 @@
-//! placeholder
-fn main() {}
+//! Every integration test of the workspace, in one binary.
+//!
+//! `harness` holds fixtures, `tidy` the rules of the repository; the other modules are named after
+//! the crate whose claims they test.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "fixtures stand outside the engine: they make files, start programs and keep time"
+)]
+
+#[expect(dead_code, unused_imports, reason = "fixtures come before the tests that use them")]
+mod harness;
+mod tidy;
