@@ -1,0 +1,145 @@
+//! What can go wrong while serving or receiving a replica, as facts.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use seawall_wal::{Epoch, Lsn};
+
+use crate::message::{Invalid, Refusal};
+
+/// Errors of serving and receiving. Errors of the volume pass through.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The volume refused or failed.
+    #[error(transparent)]
+    Volume(#[from] seawall_snapshot::Error),
+    /// The log refused or failed.
+    #[error(transparent)]
+    Log(#[from] seawall_wal::Error),
+    /// A socket call failed.
+    #[error("cannot {op} {peer}: {source}")]
+    Socket {
+        /// What was tried.
+        op: &'static str,
+        /// The address or the path of the socket.
+        peer: String,
+        /// The reason given.
+        source: Arc<std::io::Error>,
+    },
+    /// The peer closed the connection.
+    #[error("{peer} closed the connection")]
+    Closed {
+        /// The peer.
+        peer: String,
+    },
+    /// The peer said nothing for too long (D7).
+    #[error("{peer} was silent for {silent:?}")]
+    Silent {
+        /// The peer.
+        peer: String,
+        /// For how long.
+        silent: Duration,
+    },
+    /// Bytes from the peer are no message of this protocol.
+    #[error("{peer} sent a bad message: {what}")]
+    Message {
+        /// The peer.
+        peer: String,
+        /// What is wrong.
+        what: Invalid,
+    },
+    /// The peer sent a message that the protocol does not allow here.
+    #[error("{peer} sent {got} where {expected} is due")]
+    Unexpected {
+        /// The peer.
+        peer: String,
+        /// Name of the message.
+        got: &'static str,
+        /// What the protocol allows.
+        expected: &'static str,
+    },
+    /// The peer refused, with its reason.
+    #[error("{peer} refused: {reason}")]
+    Refused {
+        /// The peer.
+        peer: String,
+        /// Why.
+        reason: Refusal,
+    },
+    /// An address outside this machine without transport security.
+    #[error(
+        "{address} is not a loopback address and the link is not encrypted; pass --insecure to use it all the same"
+    )]
+    Insecure {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// An address that cannot be understood or resolved.
+    #[error("{text:?} is not {expected}")]
+    Address {
+        /// What was given.
+        text: String,
+        /// What is expected.
+        expected: &'static str,
+    },
+    /// The ack rule did not cover an LSN in time (D6). The record stays where it is, and a late
+    /// acknowledgement still counts.
+    #[error(
+        "LSN {lsn} is durable here but was not acknowledged by the replicas within {timeout:?}; committed is {committed}"
+    )]
+    CommitTimeout {
+        /// What was waited for.
+        lsn: Lsn,
+        /// How far the ack rule reached.
+        committed: Lsn,
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// The primary reopened and the ack rule has not covered its head yet (D1).
+    #[error(
+        "the replicas have not confirmed the log through LSN {durable} within {timeout:?}; start them, or use the ack rule best-effort"
+    )]
+    Unconfirmed {
+        /// Our durable head.
+        durable: Lsn,
+        /// How long was waited.
+        timeout: Duration,
+    },
+    /// Another primary holds a newer epoch: this one must stop writing (D5).
+    #[error(
+        "epoch {ours} is over: a replica has promised epoch {promised}; open the new primary instead"
+    )]
+    Deposed {
+        /// Our epoch.
+        ours: Epoch,
+        /// The one promised.
+        promised: Epoch,
+    },
+    /// The state log in `recovery/` is damaged.
+    #[error("the state log {} is damaged at offset {offset}: {what}", path.display())]
+    StateLog {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        what: seawall_wal::Damage,
+    },
+    /// The primary or replica was shut down while a call was waiting.
+    #[error("shut down")]
+    ShutDown,
+}
+
+impl Error {
+    /// A socket failure with its place.
+    #[cold]
+    pub(crate) fn socket(op: &'static str, peer: &str, source: std::io::Error) -> Error {
+        Error::Socket {
+            op,
+            peer: peer.into(),
+            source: Arc::new(source),
+        }
+    }
+}
