@@ -10,6 +10,10 @@
     reason = "fixtures stand outside the engine: they make files, start programs and keep time"
 )]
 
-#[expect(dead_code, unused_imports, reason = "fixtures come before the tests that use them")]
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "fixtures come before the tests that use them"
+)]
 mod harness;
 mod tidy;
