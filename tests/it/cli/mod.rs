@@ -1,0 +1,55 @@
+//! The commands as an operator meets them: real programs, real files, real clients.
+
+mod kill;
+mod nbd;
+mod wrong_use;
+
+use std::path::{Path, PathBuf};
+
+use crate::harness::{run, seawall, write_file};
+
+/// A path below `dir` as an argument.
+fn arg(dir: &Path, name: &str) -> String {
+    dir.join(name).to_str().unwrap().into()
+}
+
+/// How often a loop runs: `few` in the gate, as often as the variable says in a campaign.
+fn rounds(variable: &str, few: u64) -> u64 {
+    std::env::var(variable).map_or(few, |text| text.parse().expect("a number of rounds"))
+}
+
+/// Creates a volume with small segments, so that short tests rotate them.
+#[track_caller]
+fn create(volume: &str, size: &str) {
+    seawall(&["create", volume, "--size", size, "--segment-size", "1M"]).ok();
+}
+
+/// An ext4 image made from a tree: `SEAWALL_TREE` in a campaign, the sources of this repository and
+/// some seeded files in the gate.
+fn file_system(dir: &Path, megabytes: u32) -> PathBuf {
+    let image = dir.join("fs.img");
+    let tree = std::env::var("SEAWALL_TREE").unwrap_or_else(|_| small_tree(dir));
+    let size = format!("{megabytes}M");
+    let image_arg = image.to_str().unwrap();
+    run(
+        "mke2fs",
+        &["-q", "-t", "ext4", "-d", &tree, image_arg, &size],
+    )
+    .ok();
+    image
+}
+
+fn small_tree(dir: &Path) -> String {
+    let tree = arg(dir, "tree");
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/wal");
+    run("cp", &["-r", sources, &tree]).ok();
+    let mut random = crate::harness::Random::new(2);
+    for n in 0..40 {
+        let length = usize::try_from(random.below(400_000)).unwrap();
+        write_file(
+            &PathBuf::from(&tree).join(format!("noise-{n}")),
+            &random.bytes(length),
+        );
+    }
+    tree
+}
