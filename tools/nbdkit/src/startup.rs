@@ -1,0 +1,188 @@
+//! From the parameters to an open volume: what is checked before the fork, what is opened after it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use seawall_snapshot::{Access, CreateOptions, Volume};
+use seawall_wal::disk::{Disk, FileDisk};
+use seawall_wal::{BlockSize, Error as WalError, Geometry, Meta, Role, ScanEnd, SystemClock};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::export::Export;
+
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// An open export, and what its operator should know.
+#[derive(Debug)]
+pub struct Opened {
+    /// What is served.
+    pub export: Export,
+    /// Damage found while opening, as one line.
+    pub warning: Option<String>,
+}
+
+/// Creates the volume if there is none, and finds out before nbdkit forks whether it can be
+/// served, because nobody sees an error after the fork (N2). Leaves nothing open and no thread.
+///
+/// # Errors
+/// Everything a user can get wrong: [`Error::NothingThere`], [`Error::OtherShape`],
+/// [`Error::PartialBlock`], and [`Error::Volume`] for a volume in use, a replica, or I/O.
+pub fn check(config: &Config) -> Result<(), Error> {
+    let disk: Arc<dyn Disk> = FileDisk::new();
+    let dir = config.dir()?;
+    match Meta::open(&disk, dir, false) {
+        Ok(meta) => check_shape(config, dir, meta.get().geometry)?,
+        Err(error) if is_absent(&error) => create(config, &disk, dir)?,
+        Err(error) => return Err(error.into()),
+    }
+    let (volume, _) = Volume::open(&disk, dir, &SystemClock::new(), Access::Primary)?;
+    Ok(volume.close()?)
+}
+
+/// Opens the volume for serving.
+///
+/// # Errors
+/// [`Error::Volume`].
+pub fn open(config: &Config) -> Result<Opened, Error> {
+    let disk: Arc<dyn Disk> = FileDisk::new();
+    let dir = config.dir()?;
+    let (volume, report) = Volume::open(&disk, dir, &SystemClock::new(), Access::Primary)?;
+    let warning = match &report.end {
+        ScanEnd::Clean | ScanEnd::Torn { .. } => None,
+        ScanEnd::Damaged(loss) => Some(format!(
+            "{}: damage at or below LSN {}, serving read-only through LSN {}; \
+             run seawall verify and rebuild it from a replica",
+            dir.display(),
+            loss.durable,
+            loss.applied
+        )),
+    };
+    Ok(Opened {
+        export: Export::new(Box::new(volume)),
+        warning,
+    })
+}
+
+fn is_absent(error: &WalError) -> bool {
+    match error {
+        WalError::NotAVolume { .. } => true,
+        WalError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+fn create(config: &Config, disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error> {
+    let size = config.size.ok_or_else(|| Error::NothingThere {
+        path: dir.to_owned(),
+    })?;
+    let options = CreateOptions {
+        volume: None,
+        geometry: new_geometry(config, size)?,
+        role: Role::Primary,
+    };
+    Ok(Volume::create(disk, dir, options)?)
+}
+
+fn new_geometry(config: &Config, size: u64) -> Result<Geometry, Error> {
+    let block_size = match config.block_size {
+        Some(bytes) => BlockSize::from_bytes(bytes)?,
+        None => BlockSize::DEFAULT,
+    };
+    let block = block_size.bytes();
+    if !size.is_multiple_of(block) {
+        return Err(Error::PartialBlock { size, block });
+    }
+    Ok(Geometry {
+        block_size,
+        blocks: size / block,
+        segment_bytes: config.segment_size.unwrap_or(SEGMENT_BYTES),
+    })
+}
+
+fn check_shape(config: &Config, dir: &Path, geometry: Geometry) -> Result<(), Error> {
+    let shape = [
+        ("size", config.size, geometry.bytes()),
+        ("block-size", config.block_size, geometry.block_size.bytes()),
+        ("segment-size", config.segment_size, geometry.segment_bytes),
+    ];
+    for (key, asked, found) in shape {
+        match asked {
+            Some(asked) if asked != found => {
+                let path = dir.to_owned();
+                return Err(Error::OtherShape {
+                    path,
+                    key,
+                    asked,
+                    found,
+                });
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        let mut config = Config::new();
+        for (key, value) in pairs {
+            config.set(key, value).unwrap();
+        }
+        config
+    }
+
+    #[test]
+    fn a_new_volume_has_the_shape_asked_for() {
+        let plain = new_geometry(&config(&[]), 10 << 30).unwrap();
+        assert_eq!(plain.bytes(), 10 << 30);
+        assert_eq!(plain.block_size, BlockSize::DEFAULT);
+        assert_eq!(plain.segment_bytes, SEGMENT_BYTES);
+        let small = config(&[("block-size", "512"), ("segment-size", "1M")]);
+        let small = new_geometry(&small, 1536).unwrap();
+        assert_eq!((small.blocks, small.segment_bytes), (3, 1 << 20));
+    }
+
+    #[test]
+    fn a_size_of_half_a_block_is_refused() {
+        assert!(matches!(
+            new_geometry(&config(&[]), 4097),
+            Err(Error::PartialBlock {
+                size: 4097,
+                block: 4096
+            })
+        ));
+    }
+
+    #[test]
+    fn an_existing_volume_is_served_only_in_its_own_shape() {
+        let dir = Path::new("/v");
+        let geometry = new_geometry(&config(&[]), 1 << 20).unwrap();
+        check_shape(&config(&[]), dir, geometry).unwrap();
+        check_shape(
+            &config(&[("size", "1M"), ("block-size", "4k")]),
+            dir,
+            geometry,
+        )
+        .unwrap();
+        assert!(matches!(
+            check_shape(&config(&[("size", "2M")]), dir, geometry),
+            Err(Error::OtherShape {
+                key: "size",
+                asked: 0x20_0000,
+                found: 0x10_0000,
+                ..
+            })
+        ));
+        assert!(matches!(
+            check_shape(&config(&[("block-size", "512")]), dir, geometry),
+            Err(Error::OtherShape {
+                key: "block-size",
+                ..
+            })
+        ));
+    }
+}
