@@ -1,5 +1,6 @@
 //! The commands as an operator meets them: real programs, real files, real clients.
 
+mod damage;
 mod kill;
 mod nbd;
 mod wrong_use;

@@ -1,0 +1,162 @@
+//! Damage as an operator meets it: a torn tail is cut, anything else is named and never read as
+//! good.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use seawall::snapshot::{Access, Durability, Volume};
+use seawall::wal::SystemClock;
+use seawall::wal::disk::{Disk, FileDisk};
+use serde_json::Value;
+
+use super::{arg, create};
+use crate::harness::{nbdkit_plugin, run, scratch, seawall, wal_dump};
+
+const BLOCK: usize = 4096;
+const RECORDS: u8 = 6;
+
+fn open(volume: &str) -> Arc<Volume> {
+    let disk: Arc<dyn Disk> = FileDisk::new();
+    let clock = SystemClock::new();
+    let (volume, _) = Volume::open(&disk, volume.as_ref(), &clock, Access::Primary).unwrap();
+    volume
+}
+
+/// Writes one record per frame: block n holds n + 1.
+fn fill(volume: &Volume) {
+    for n in 0..RECORDS {
+        let offset = u64::from(n) * BLOCK as u64;
+        volume
+            .write(offset, &[n + 1; BLOCK], Durability::Durable)
+            .unwrap();
+    }
+}
+
+/// Records as `wal-dump --json` lists them.
+fn records(volume: &str) -> Vec<Value> {
+    let dumped = wal_dump(&[volume, "--json"]);
+    dumped
+        .json_lines()
+        .into_iter()
+        .filter(|line| line["lsn"].is_u64())
+        .collect()
+}
+
+/// Where the segment file of a record lies.
+fn file_of(volume: &str, record: &Value) -> PathBuf {
+    let name = record["segment"].as_str().expect("a segment is named");
+    let name = Path::new(name).file_name().unwrap();
+    Path::new(volume).join("wal").join(name)
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[at] ^= 0x10;
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// First byte of a record's payload in its file: each holds one block of one value.
+fn payload_of(file: &Path, value: u8) -> usize {
+    let bytes = std::fs::read(file).unwrap();
+    let aligned = (0..bytes.len()).step_by(512);
+    let starts = aligned.filter(|at| bytes[*at..].starts_with(&[value; BLOCK]));
+    starts.last().expect("the payload is in the segment")
+}
+
+#[test]
+fn a_trailing_half_frame_is_a_torn_tail_and_is_cut_at_the_next_open() {
+    let dir = scratch();
+    let (volume, torn) = (arg(dir.path(), "vol"), arg(dir.path(), "torn"));
+    create(&volume, "1M");
+    let live = open(&volume);
+    fill(&live);
+    run("cp", &["-r", &volume, &torn]).ok();
+    live.close().unwrap();
+    let last = records(&torn).pop().unwrap();
+    let file = file_of(&torn, &last);
+    let at = payload_of(&file, RECORDS);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[at + BLOCK / 2..at + BLOCK].fill(0);
+    std::fs::write(&file, bytes).unwrap();
+
+    let verified = seawall(&["verify", &torn]).ok();
+    assert!(verified.stdout.contains("torn"), "{verified:#?}");
+    assert_eq!(
+        std::fs::read(&file).unwrap()[at],
+        RECORDS,
+        "verify wrote to what it inspects"
+    );
+    seawall(&["checkpoint", &torn]).ok();
+    assert_eq!(records(&torn).len(), usize::from(RECORDS) - 1);
+    let status = seawall(&["status", &torn, "--json"]).ok().json();
+    assert_eq!(status["head"], u64::from(RECORDS) - 1);
+    let verified = seawall(&["verify", &torn]).ok();
+    assert!(
+        !verified.stdout.contains("torn"),
+        "still torn after the cut: {verified:#?}"
+    );
+}
+
+#[test]
+fn one_flipped_bit_is_named_by_file_offset_and_lsn_and_never_read_as_good() {
+    let dir = scratch();
+    let volume = arg(dir.path(), "vol");
+    create(&volume, "1M");
+    let live = open(&volume);
+    fill(&live);
+    live.close().unwrap();
+    drop(live);
+    seawall(&["verify", &volume]).ok();
+    for record in records(&volume) {
+        let lsn = record["lsn"].as_u64().unwrap();
+        let file = file_of(&volume, &record);
+        let at = payload_of(&file, u8::try_from(lsn).unwrap()) + 1000;
+        flip(&file, at);
+        is_named(&volume, &file, lsn);
+        is_not_read(&volume, &dir.path().join("out.img"));
+        flip(&file, at);
+        seawall(&["verify", &volume]).ok();
+    }
+}
+
+/// `verify` and `wal-dump --verify` exit 1 and say where.
+fn is_named(volume: &str, file: &Path, lsn: u64) {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let found = seawall(&["verify", volume, "--json"]);
+    assert_eq!(found.code, Some(1), "LSN {lsn}: {found:#?}");
+    let report = found.json();
+    assert_eq!(report["ok"], false);
+    let damage = report["damage"].as_array().unwrap();
+    let here = |d: &&Value| {
+        d["lsn"] == lsn && d["offset"].is_u64() && d["file"].as_str().unwrap().ends_with(name)
+    };
+    assert!(
+        damage.iter().any(|d| here(&d)),
+        "LSN {lsn} in {name} is not named: {report:#}"
+    );
+    let text = seawall(&["verify", volume]);
+    assert_eq!(text.code, Some(1));
+    let said = text.stdout + &text.stderr;
+    assert!(
+        said.contains(name) && said.contains("offset") && said.contains("LSN"),
+        "{said}"
+    );
+    let dumped = wal_dump(&[volume, "--verify"]);
+    assert_eq!(dumped.code, Some(1), "{dumped:#?}");
+}
+
+/// Neither export nor a block client gets a whole image out of it.
+fn is_not_read(volume: &str, image: &Path) {
+    let image = image.to_str().unwrap();
+    let exported = seawall(&["export", volume, image]);
+    assert_eq!(exported.code, Some(3), "{exported:#?}");
+    assert_eq!(exported.stderr.lines().count(), 1, "{exported:#?}");
+    let plugin = nbdkit_plugin();
+    let (served, copy) = (format!("dir={volume}"), format!("nbdcopy \"$uri\" {image}"));
+    let args = ["-U", "-", plugin.to_str().unwrap(), &served, "--run", &copy];
+    assert_ne!(
+        run("nbdkit", &args).code,
+        Some(0),
+        "nbdkit served a damaged volume as good"
+    );
+}
