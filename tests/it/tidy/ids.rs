@@ -34,6 +34,11 @@ const FAMILIES: &[Family] = &[
     family("L-Y", "ARCHITECTURE.md", ""),
     family("L-E", "ARCHITECTURE.md", ""),
     family("L-O", "ARCHITECTURE.md", ""),
+    family("A", "tests/BEHAVIOUR.md", ""),
+    family("P", "tests/BEHAVIOUR.md", ""),
+    family("H", "tests/BEHAVIOUR.md", ""),
+    family("F", "tests/BEHAVIOUR.md", ""),
+    family("G", "tests/BEHAVIOUR.md", ""),
 ];
 
 const fn family(
@@ -58,8 +63,7 @@ fn ids(prefix: &str, text: &str) -> BTreeSet<String> {
             let after = rest[digits..].chars().next();
             let whole = before.is_none_or(|c| !c.is_alphanumeric() && !"-_'\"{".contains(c))
                 && after.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '\'');
-            let numbered = (1..=3).contains(&digits) && !rest.starts_with('0');
-            (whole && numbered).then(|| format!("{prefix}{}", &rest[..digits]))
+            (whole && (1..=3).contains(&digits)).then(|| format!("{prefix}{}", &rest[..digits]))
         })
         .collect()
 }
