@@ -216,8 +216,18 @@ fn read(file: &File, offset: u64, mut buffer: Buffer) -> Completion {
     Ok(Output::Read { buffer, filled })
 }
 
+fn write_all(file: &File, offset: u64, buffers: &[Bytes]) -> io::Result<()> {
+    write_all_by(offset, buffers, |slices, offset| {
+        rustix::io::pwritev(file, slices, offset)
+    })
+}
+
 /// Writes every byte or fails: a short transfer is continued where it stopped (L-W6).
-fn write_all(file: &File, mut offset: u64, buffers: &[Bytes]) -> io::Result<()> {
+fn write_all_by(
+    mut offset: u64,
+    buffers: &[Bytes],
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
     for group in buffers.chunks(SLICES_MAX) {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         for (slice, bytes) in slices.iter_mut().zip(group) {
@@ -227,7 +237,7 @@ fn write_all(file: &File, mut offset: u64, buffers: &[Bytes]) -> io::Result<()> 
         // Empty buffers in front would look like a write that takes nothing.
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
-            match rustix::io::pwritev(file, left, offset) {
+            match write(left, offset) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     offset += count as u64;
@@ -421,6 +431,47 @@ mod tests {
         }
         assert!(!map.populate(1..10_001));
         assert!(map.bytes(9_999..10_001).is_none());
+    }
+
+    #[test]
+    fn short_writes_of_every_size_are_continued_to_the_last_byte() {
+        let parts: [&[u8]; 5] = [b"", b"one", b"", b"three", b"six"];
+        let buffers = parts.map(|part| Arc::new(super::Buffer::copy_of(part)));
+        for step in 1..=11 {
+            let mut taken = Vec::new();
+            let mut interrupted = false;
+            let result = super::write_all_by(7, &buffers, |slices, offset| {
+                assert_eq!(offset, 7 + taken.len() as u64, "L-W6");
+                interrupted = !interrupted;
+                if interrupted {
+                    return Err(super::Errno::INTR);
+                }
+                let offered: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
+                let count = step.min(offered.len());
+                taken.extend_from_slice(&offered[..count]);
+                Ok(count)
+            });
+            assert!(matches!(result, Ok(())));
+            assert_eq!(taken, b"onethreesix", "{step} bytes a time");
+        }
+    }
+
+    #[test]
+    fn a_write_that_stops_taking_bytes_fails() {
+        let buffers = [Arc::new(super::Buffer::copy_of(b"bytes"))];
+        let stuck = super::write_all_by(0, &buffers, |_, _| Ok(0)).unwrap_err();
+        assert_eq!(stuck.kind(), super::ErrorKind::WriteZero);
+        let mut calls = 0;
+        let full = super::write_all_by(0, &buffers, |_, _| {
+            calls += 1;
+            if calls == 1 {
+                Ok(2)
+            } else {
+                Err(super::Errno::NOSPC)
+            }
+        });
+        assert_eq!(full.unwrap_err().kind(), super::ErrorKind::StorageFull);
+        assert_eq!(calls, 2, "nothing is retried after an error");
     }
 
     #[test]

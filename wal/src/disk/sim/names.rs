@@ -1,9 +1,10 @@
 //! Directories of the simulated disk: which names exist, which of them are durable.
 
-use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path, PathBuf};
+
+use rustix::io::Errno;
 
 use super::rng::Rng;
 
