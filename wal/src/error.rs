@@ -179,6 +179,14 @@ pub enum Error {
         /// The reason given.
         source: Arc<std::io::Error>,
     },
+    /// A disk backend that was asked for cannot be had on this system.
+    #[error("cannot use {backend} here: {source}; choose the portable backend")]
+    Backend {
+        /// The backend.
+        backend: &'static str,
+        /// The reason given.
+        source: Arc<std::io::Error>,
+    },
     /// Bytes on disk are damaged.
     #[error("damage in {0}; fetch the data from a replica, or inspect it with wal-dump --verify")]
     Corrupt(Corrupt),

@@ -54,7 +54,7 @@ impl FileDisk {
         Arc::new(FileDisk::default())
     }
 
-    fn fresh_id(&self) -> u64 {
+    pub(super) fn fresh_id(&self) -> u64 {
         // OK because only uniqueness counts; ids publish no other memory.
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
