@@ -1,10 +1,25 @@
 //! Brings replicas of a Seawall volume level with their primary, with proof.
 #![forbid(unsafe_code)]
 
+pub mod ack;
+pub mod budget;
 mod driver;
 mod error;
+pub mod event;
+pub mod failure;
+pub mod history;
+pub mod id;
 mod message;
+pub mod outcome;
+pub mod plan;
+pub mod rebuild;
+pub mod registry;
+pub mod sender;
+pub mod session;
 mod status;
+pub mod stream;
+#[cfg(test)]
+mod testing;
 
 pub use driver::{
     AckRule, CtlServer, Primary, PrimaryOptions, PromiseReport, Replica, ReplicaAddress,

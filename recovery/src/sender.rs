@@ -1,0 +1,1007 @@
+//! The primary's authority over one replica (1.8). It outlives sessions and streams and owns at
+//! most one of them.
+//!
+//! Every execution call carries a session id. Authority is checked in this order: stopped, no
+//! session, other id, phase. A refused call changes nothing, unless its failure says that the
+//! session ended.
+
+use std::fmt;
+
+use seawall_wal::{Epoch, Lsn, LsnRange, NodeIncarnation};
+
+use crate::budget::Peer;
+use crate::failure::{Failure, Invalidation, Link, StreamEnd};
+use crate::history::{DamageKind, History, ReplicaFacts};
+use crate::id::{ReplicaId, SessionId, SessionIds, Tick};
+use crate::outcome::{self, Asked, Decision, Outcome, Reason, Source, Verdict};
+use crate::plan::{Held, Pin, PinPart, PinRefused};
+use crate::rebuild::{self, Compared, Install};
+use crate::session::{self, Kind, Session, SessionOptions, Step};
+use crate::stream::{Stream, StreamView};
+
+/// How a replica is reached. Two endpoints differ if any of the three differs (1.6).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Address of the data path.
+    pub data: String,
+    /// Address of the control path.
+    pub control: String,
+    /// Counted up when the control plane moves the replica.
+    pub version: u64,
+}
+
+/// State of a replica as the primary sees it.
+///
+/// ```text
+///  disconnected --connect--> connecting --begin--> catching_up --complete--> in_sync
+///       |                        |                                              |
+///       |                        +-- needs rebuild --> needs_rebuild            |
+///       |                                                   |                   |
+///       +--connect (rebuild)--> rebuilding <--connect-------+                   |
+///                                   +-------------complete----------------------^
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// No link.
+    Disconnected,
+    /// A session exchanges facts.
+    Connecting,
+    /// A session sends the tail of the log.
+    CatchingUp,
+    /// A session rebuilds it.
+    Rebuilding,
+    /// A stream lives (D6).
+    InSync,
+    /// Reserved for the server that links Seawall; nothing here sets it.
+    Degraded,
+    /// Marked: only a rebuild leads on.
+    NeedsRebuild,
+}
+
+impl State {
+    /// The name that status and scripts use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Disconnected => "disconnected",
+            State::Connecting => "connecting",
+            State::CatchingUp => "catching_up",
+            State::Rebuilding => "rebuilding",
+            State::InSync => "in_sync",
+            State::Degraded => "degraded",
+            State::NeedsRebuild => "needs_rebuild",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What set the needs-rebuild mark. Silence or link loss alone never does (D7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MarkCause {
+    /// The outcome was needs rebuild.
+    Outcome,
+    /// A budget was exceeded.
+    Budget,
+    /// A pin for a rebuild was refused.
+    RebuildPinRefused,
+    /// A session was invalidated to `needs_rebuild`.
+    Invalidated,
+    /// A base transfer began.
+    TransferBegan,
+    /// The replica said so itself (D8).
+    ReplicaSaysSo,
+}
+
+impl MarkCause {
+    /// A stable name for the state log and scripts.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            MarkCause::Outcome => "outcome",
+            MarkCause::Budget => "budget",
+            MarkCause::RebuildPinRefused => "rebuild-pin-refused",
+            MarkCause::Invalidated => "invalidated",
+            MarkCause::TransferBegan => "transfer-began",
+            MarkCause::ReplicaSaysSo => "replica-says-so",
+        }
+    }
+}
+
+/// Something that happened to a sender and that others have to know: the event log, the ack
+/// ledger, the durable state in `recovery/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A session ended without success.
+    SessionInvalidated {
+        /// The session.
+        id: SessionId,
+        /// Why.
+        reason: Invalidation,
+    },
+    /// A session completed and its stream lives.
+    StreamStarted {
+        /// The id of both.
+        id: SessionId,
+        /// What the replica holds.
+        at: Lsn,
+    },
+    /// A stream ended: it counts for the ack rule no more.
+    StreamEnded {
+        /// The stream.
+        id: SessionId,
+        /// Why.
+        cause: StreamEnd,
+    },
+    /// The needs-rebuild mark was set; it has to be durable before anything follows from it.
+    Marked(MarkCause),
+    /// The needs-rebuild mark was cleared.
+    MarkCleared,
+    /// The replica has another node incarnation: what it acknowledged before is void (D8).
+    AcknowledgementsVoided {
+        /// The new one.
+        node: NodeIncarnation,
+    },
+    /// A decision found damage in the primary's own log (D14).
+    DamageFound {
+        /// The record.
+        lsn: Lsn,
+        /// What is wrong with it.
+        kind: DamageKind,
+    },
+}
+
+/// The primary's authority over one replica. `P` is a pin of the storage.
+#[derive(Debug)]
+pub struct Sender<P> {
+    replica: ReplicaId,
+    endpoint: Endpoint,
+    epoch: Epoch,
+    state: State,
+    marked: bool,
+    stopped: bool,
+    node: Option<NodeIncarnation>,
+    work: Work<P>,
+    notes: Vec<Note>,
+}
+
+#[derive(Debug)]
+enum Work<P> {
+    Idle,
+    Session {
+        session: Box<Session>,
+        held: Option<Held<P>>,
+    },
+    Stream(Box<Stream<P>>),
+}
+
+/// A detached, consistent copy of what a sender knows (1.13).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SenderView {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// How it is reached.
+    pub endpoint: Endpoint,
+    /// The epoch of the sender.
+    pub epoch: Epoch,
+    /// Its state.
+    pub state: State,
+    /// Whether it is stopped for good.
+    pub stopped: bool,
+    /// Whether it is marked needs-rebuild.
+    pub needs_rebuild: bool,
+    /// The active session.
+    pub session: Option<Session>,
+    /// The live stream.
+    pub stream: Option<StreamView>,
+}
+
+impl<P: Pin> Sender<P> {
+    /// A sender for a newly assigned replica: disconnected, without a session.
+    #[must_use]
+    pub const fn new(replica: ReplicaId, endpoint: Endpoint, epoch: Epoch) -> Sender<P> {
+        Sender {
+            replica,
+            endpoint,
+            epoch,
+            state: State::Disconnected,
+            marked: false,
+            stopped: false,
+            node: None,
+            work: Work::Idle,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Restores what the state log remembers: the mark, and which life of the replica's directory
+    /// it was about (D8).
+    pub fn restore(&mut self, needs_rebuild: bool, node: Option<NodeIncarnation>) {
+        self.node = self.node.or(node);
+        if needs_rebuild {
+            self.marked = true;
+            if matches!(self.work, Work::Idle) {
+                self.state = State::NeedsRebuild;
+            }
+        }
+    }
+
+    /// The replica.
+    #[must_use]
+    pub const fn replica(&self) -> &ReplicaId {
+        &self.replica
+    }
+
+    /// How it is reached.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The epoch.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The state.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether it is marked needs-rebuild.
+    #[must_use]
+    pub const fn needs_rebuild(&self) -> bool {
+        self.marked
+    }
+
+    /// Whether it is stopped.
+    #[must_use]
+    pub const fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// The id of the active session.
+    #[must_use]
+    pub fn session_id(&self) -> Option<SessionId> {
+        match &self.work {
+            Work::Session { session, .. } => Some(session.id()),
+            Work::Idle | Work::Stream(_) => None,
+        }
+    }
+
+    /// The id of the live stream.
+    #[must_use]
+    pub fn stream_id(&self) -> Option<SessionId> {
+        match &self.work {
+            Work::Stream(stream) => Some(stream.id()),
+            Work::Idle | Work::Session { .. } => None,
+        }
+    }
+
+    /// A detached copy.
+    #[must_use]
+    pub fn view(&self) -> SenderView {
+        let (session, stream) = match &self.work {
+            Work::Idle => (None, None),
+            Work::Session { session, .. } => (Some(Session::clone(session)), None),
+            Work::Stream(stream) => (None, Some(stream.view())),
+        };
+        SenderView {
+            replica: self.replica.clone(),
+            endpoint: self.endpoint.clone(),
+            epoch: self.epoch,
+            state: self.state,
+            stopped: self.stopped,
+            needs_rebuild: self.marked,
+            session,
+            stream,
+        }
+    }
+
+    /// Hands over what happened since the last call.
+    pub fn drain_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Attaches a new session. A live stream ends: a replica that is being changed is not counted
+    /// as in sync (H17).
+    ///
+    /// # Errors
+    /// [`Failure::Stopped`], [`Failure::WrongEpoch`] (older and newer), [`Failure::SessionActive`],
+    /// [`Failure::NeedsRebuild`].
+    pub fn attach(
+        &mut self,
+        epoch: Epoch,
+        options: SessionOptions,
+        ids: &mut SessionIds,
+    ) -> Result<SessionId, Failure> {
+        self.check_running()?;
+        if epoch != self.epoch {
+            return Err(Failure::WrongEpoch {
+                replica: self.replica.clone(),
+                given: epoch,
+                current: self.epoch,
+            });
+        }
+        if let Some(current) = self.session_id() {
+            return Err(Failure::SessionActive {
+                replica: self.replica.clone(),
+                current,
+            });
+        }
+        self.check_mark(options.kind)?;
+        self.end_stream(StreamEnd::SessionAttached);
+        Ok(self.start_session(options, ids))
+    }
+
+    /// Replaces the active session `old` by a new one at the sender's epoch.
+    ///
+    /// # Errors
+    /// [`Failure::Stopped`], [`Failure::NoSession`], [`Failure::OtherSession`],
+    /// [`Failure::NeedsRebuild`].
+    pub fn supersede(
+        &mut self,
+        old: SessionId,
+        options: SessionOptions,
+        reason: Invalidation,
+        ids: &mut SessionIds,
+    ) -> Result<SessionId, Failure> {
+        self.session(old)?;
+        self.check_mark(options.kind)?;
+        self.end_session(reason);
+        Ok(self.start_session(options, ids))
+    }
+
+    /// The link is being set up.
+    ///
+    /// # Errors
+    /// Authority, [`Failure::WrongPhase`].
+    pub fn connect(&mut self, id: SessionId) -> Result<(), Failure> {
+        let session = self.session(id)?;
+        session.on(session::Event::Connect)?;
+        self.state = match session.kind() {
+            Kind::Rebuild => State::Rebuilding,
+            Kind::Bootstrap | Kind::CatchUp | Kind::Reassign => State::Connecting,
+        };
+        Ok(())
+    }
+
+    /// Decides what the replica needs, from its facts and our history, and notes the result in the
+    /// session. The decision carries the proof. After the outcome needs rebuild the session is
+    /// over and the replica marked.
+    ///
+    /// # Errors
+    /// Authority, [`Failure::WrongPhase`]; [`Failure::NotYet`], after which the session still
+    /// connects; [`Failure::HandshakeRefused`] and [`Failure::NeedsRebuild`] (the replica carries a
+    /// mark of its own), after which it is over.
+    pub fn handshake(
+        &mut self,
+        id: SessionId,
+        facts: &ReplicaFacts,
+        history: &History,
+    ) -> Result<Decision, Failure> {
+        let session = self.session(id)?;
+        if !matches!(session.phase(), session::Phase::Connecting) {
+            return Err(Failure::WrongPhase {
+                step: Step::Handshake,
+                phase: session.phase().name(),
+            });
+        }
+        let kind = session.kind();
+        let decision = outcome::classify(history, facts);
+        if let Verdict::Refused = decision.verdict {
+            let proof = Box::new(decision.proof);
+            self.invalidate_to(
+                Invalidation::HandshakeRefused(proof.clone()),
+                State::Disconnected,
+            );
+            return Err(Failure::HandshakeRefused(proof));
+        }
+        self.recognise(facts);
+        if let Verdict::NotYet { .. } = decision.verdict {
+            return Err(Failure::NotYet(Box::new(decision)));
+        }
+        if kind == Kind::Rebuild {
+            let source = outcome::rebuild_source(history, Asked::Any);
+            let range = LsnRange::new(Lsn::ZERO, source.target);
+            self.agree(range, None);
+            return Ok(decision);
+        }
+        if facts.needs_rebuild {
+            self.mark(MarkCause::ReplicaSaysSo);
+            self.invalidate_to(Invalidation::ReplicaMarked, State::NeedsRebuild);
+            return Err(Failure::NeedsRebuild {
+                replica: self.replica.clone(),
+            });
+        }
+        self.apply(&decision);
+        Ok(decision)
+    }
+
+    /// Catch-up begins; its target is frozen.
+    ///
+    /// # Errors
+    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`].
+    pub fn begin_catch_up(&mut self, id: SessionId, now: Tick) -> Result<(), Failure> {
+        self.session(id)?.on(session::Event::BeginCatchUp { now })?;
+        self.state = State::CatchingUp;
+        Ok(())
+    }
+
+    /// Records went to the replica.
+    ///
+    /// # Errors
+    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`],
+    /// [`Failure::TruncationOutstanding`], [`Failure::NoProgress`], [`Failure::BeyondTarget`].
+    pub fn sent(&mut self, id: SessionId, through: Lsn, bytes: u64) -> Result<(), Failure> {
+        self.session(id)?
+            .on(session::Event::Sent { through, bytes })
+    }
+
+    /// The replica acknowledged records as durable (H24).
+    ///
+    /// # Errors
+    /// As [`Self::sent`], [`Failure::BeyondSent`], [`Failure::TickMissing`].
+    pub fn progress(
+        &mut self,
+        id: SessionId,
+        through: Lsn,
+        at: Option<Tick>,
+    ) -> Result<(), Failure> {
+        self.session(id)?
+            .on(session::Event::Progress { through, at })
+    }
+
+    /// The replica acknowledged a truncation as durable.
+    ///
+    /// # Errors
+    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`],
+    /// [`Failure::TruncationNotRequired`], [`Failure::TruncationElsewhere`].
+    pub fn truncated(&mut self, id: SessionId, lsn: Lsn) -> Result<(), Failure> {
+        self.session(id)?.on(session::Event::Truncated { lsn })
+    }
+
+    /// The session is done. In the same step a stream with the same id starts and takes over the
+    /// pin of the log; if the session has none, `pin` takes it (D6). Returns where the stream
+    /// starts.
+    ///
+    /// # Errors
+    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`],
+    /// [`Failure::TruncationOutstanding`], [`Failure::NotConverged`]; [`Failure::PinRefused`],
+    /// after which the session is over.
+    pub fn complete(
+        &mut self,
+        id: SessionId,
+        pin: impl FnOnce(Lsn) -> Result<P, PinRefused>,
+    ) -> Result<Lsn, Failure> {
+        self.session(id)?.on(session::Event::Complete)?;
+        self.become_stream(pin)
+    }
+
+    /// The source of a rebuild is chosen.
+    ///
+    /// # Errors
+    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`],
+    /// [`Failure::WrongRebuildPhase`].
+    pub fn select_source(
+        &mut self,
+        id: SessionId,
+        source: Source,
+        now: Tick,
+    ) -> Result<(), Failure> {
+        self.rebuild(id, rebuild::Event::SelectSource { source, now })
+    }
+
+    /// The replica has durably noted that an installation is under way. From now on the replica is
+    /// marked until a rebuild completes.
+    ///
+    /// # Errors
+    /// As [`Self::select_source`].
+    pub fn begin_transfer(
+        &mut self,
+        id: SessionId,
+        install: Install,
+        now: Tick,
+    ) -> Result<(), Failure> {
+        self.rebuild(id, rebuild::Event::BeginTransfer { install, now })?;
+        self.mark(MarkCause::TransferBegan);
+        Ok(())
+    }
+
+    /// Chunks went to the replica, or matched there.
+    ///
+    /// # Errors
+    /// As [`Self::select_source`].
+    pub fn chunks(
+        &mut self,
+        id: SessionId,
+        moved: rebuild::Chunks,
+        now: Tick,
+    ) -> Result<(), Failure> {
+        let rebuild::Chunks {
+            sent,
+            matched,
+            bytes,
+        } = moved;
+        let event = rebuild::Event::Chunks {
+            sent,
+            matched,
+            bytes,
+            now,
+        };
+        self.rebuild(id, event)
+    }
+
+    /// The base proves the state through this LSN.
+    ///
+    /// # Errors
+    /// As [`Self::select_source`], [`Failure::NoProgress`], [`Failure::BeyondTarget`].
+    pub fn transfer_progress(&mut self, id: SessionId, through: Lsn) -> Result<(), Failure> {
+        self.rebuild(id, rebuild::Event::TransferProgress { through })
+    }
+
+    /// Every chunk matches at the replica, and these are the manifest digests.
+    ///
+    /// # Errors
+    /// As [`Self::select_source`]; [`Failure::DigestDiffers`], after which the session is over.
+    pub fn base_verified(&mut self, id: SessionId, manifest: Compared) -> Result<(), Failure> {
+        self.rebuild(id, rebuild::Event::BaseVerified(manifest))
+    }
+
+    /// The base is whole, the tail begins.
+    ///
+    /// # Errors
+    /// As [`Self::select_source`], [`Failure::NotConverged`], [`Failure::BaseNotVerified`].
+    pub fn begin_tail(&mut self, id: SessionId) -> Result<(), Failure> {
+        self.rebuild(id, rebuild::Event::BeginTail)
+    }
+
+    /// The replica applied and synced the tail through this LSN.
+    ///
+    /// # Errors
+    /// As [`Self::transfer_progress`].
+    pub fn tail_progress(&mut self, id: SessionId, through: Lsn, now: Tick) -> Result<(), Failure> {
+        self.rebuild(id, rebuild::Event::TailProgress { through, now })
+    }
+
+    /// The replica switched to its new base, and these are the state digests at the target. Clears
+    /// the mark; the stream starts in the same step. Returns where.
+    ///
+    /// # Errors
+    /// As [`Self::begin_tail`]; [`Failure::DigestDiffers`] and [`Failure::PinRefused`], after which
+    /// the session is over.
+    pub fn complete_rebuild(
+        &mut self,
+        id: SessionId,
+        state: Compared,
+        pin: impl FnOnce(Lsn) -> Result<P, PinRefused>,
+    ) -> Result<Lsn, Failure> {
+        self.rebuild(id, rebuild::Event::Complete(state))?;
+        self.clear_mark();
+        self.become_stream(pin)
+    }
+
+    /// Records went to the replica over the live stream.
+    ///
+    /// # Errors
+    /// Authority over the stream; [`Failure::BeyondDurable`] (D3).
+    pub fn ship(&mut self, id: SessionId, through: Lsn, own_durable: Lsn) -> Result<(), Failure> {
+        self.stream(id)?.ship(through, own_durable)
+    }
+
+    /// The replica acknowledged everything through `lsn` over the live stream. Returns what it
+    /// holds durably: what counts for the ack rule.
+    ///
+    /// # Errors
+    /// Authority over the stream; [`Failure::BeyondSent`].
+    pub fn acknowledge(&mut self, id: SessionId, lsn: Lsn) -> Result<Lsn, Failure> {
+        self.stream(id)?.acknowledge(lsn)
+    }
+
+    /// The stream is over.
+    ///
+    /// # Errors
+    /// Authority over the stream.
+    pub fn stream_lost(&mut self, id: SessionId, cause: StreamEnd) -> Result<(), Failure> {
+        self.stream(id)?;
+        self.end_stream(cause);
+        Ok(())
+    }
+
+    /// The link of the active session is gone (D7).
+    ///
+    /// # Errors
+    /// Authority.
+    pub fn link_lost(&mut self, id: SessionId, how: Link) -> Result<(), Failure> {
+        self.invalidate(id, Invalidation::LinkLost(how), State::Disconnected)
+    }
+
+    /// Checks the budget of the active session. A peer that does not answer has lost its link,
+    /// which comes before any violation (D7).
+    ///
+    /// # Errors
+    /// Authority; [`Failure::LinkLost`] and [`Failure::Budget`], after which the session is over.
+    pub fn check_budget(&mut self, id: SessionId, now: Tick, peer: Peer) -> Result<(), Failure> {
+        let session = self.session(id)?;
+        if peer == Peer::Silent {
+            self.link_lost(id, Link::Silence)?;
+            return Err(Failure::LinkLost {
+                replica: self.replica.clone(),
+            });
+        }
+        let Some(violation) = session.check_budget(now, peer) else {
+            return Ok(());
+        };
+        self.mark(MarkCause::Budget);
+        self.invalidate_to(Invalidation::Budget(violation), State::NeedsRebuild);
+        Err(Failure::Budget(violation))
+    }
+
+    /// Ends the active session without success.
+    ///
+    /// # Errors
+    /// Authority; [`Failure::InvalidTargetState`] for `in_sync`.
+    pub fn invalidate(
+        &mut self,
+        id: SessionId,
+        reason: Invalidation,
+        state: State,
+    ) -> Result<(), Failure> {
+        self.session(id)?;
+        if state == State::InSync {
+            return Err(Failure::InvalidTargetState);
+        }
+        if state == State::NeedsRebuild {
+            self.mark(MarkCause::Invalidated);
+        }
+        self.invalidate_to(reason, state);
+        Ok(())
+    }
+
+    /// A pin that the plan of session `id` needs was refused; ends the session. A replica whose
+    /// rebuild cannot be pinned stays marked (A187).
+    ///
+    /// # Errors
+    /// Authority.
+    pub fn pin_refused(&mut self, id: SessionId, refused: PinRefused) -> Result<(), Failure> {
+        let kind = self.session(id)?.kind();
+        match (kind, refused.part) {
+            (Kind::Rebuild, PinPart::FullBase) => {
+                self.mark(MarkCause::RebuildPinRefused);
+                let reason = Invalidation::FullBasePinFailed(refused);
+                self.invalidate_to(reason, State::NeedsRebuild);
+            }
+            (Kind::Rebuild, PinPart::Snapshot | PinPart::Log) => {
+                self.mark(MarkCause::RebuildPinRefused);
+                let reason = Invalidation::SnapshotPinFailed(refused);
+                self.invalidate_to(reason, State::NeedsRebuild);
+            }
+            (
+                Kind::Bootstrap | Kind::CatchUp | Kind::Reassign,
+                PinPart::Log | PinPart::Snapshot | PinPart::FullBase,
+            ) => self.invalidate_to(Invalidation::WalPinFailed(refused), State::Disconnected),
+        }
+        Ok(())
+    }
+
+    /// Makes the pin of a plan known to its session: if the session ends, the pin is released, and
+    /// when it completes, the stream takes the pin over.
+    ///
+    /// # Errors
+    /// Authority.
+    pub fn hold(&mut self, id: SessionId, pin: Held<P>) -> Result<(), Failure> {
+        self.session(id)?;
+        match &mut self.work {
+            Work::Session { held, .. } => *held = Some(pin),
+            Work::Idle | Work::Stream(_) => unreachable!("R4: the session was found above"),
+        }
+        Ok(())
+    }
+
+    /// Raises the epoch of this sender; an older or equal one changes nothing. A session or stream
+    /// of the old epoch ends. Returns the session that died.
+    pub fn advance_epoch(&mut self, epoch: Epoch) -> Option<SessionId> {
+        let old = self.epoch;
+        self.raise_epoch(
+            epoch,
+            Invalidation::EpochAdvanced { old, new: epoch },
+            StreamEnd::EpochAdvanced { old, new: epoch },
+        )
+    }
+
+    /// The registry raises its epoch: the same in one atomic step (A160), with the registry's
+    /// reason.
+    pub(crate) fn bump_epoch(&mut self, epoch: Epoch) -> Option<SessionId> {
+        let old = self.epoch;
+        self.raise_epoch(
+            epoch,
+            Invalidation::EpochBump { old, new: epoch },
+            StreamEnd::EpochBump,
+        )
+    }
+
+    /// Moves the replica to another endpoint; the same one changes nothing.
+    pub fn change_endpoint(&mut self, endpoint: Endpoint) {
+        if self.stopped || endpoint == self.endpoint {
+            return;
+        }
+        self.endpoint = endpoint;
+        self.drop_work(Invalidation::EndpointChanged, StreamEnd::EndpointChanged);
+    }
+
+    /// What an assignment says about a known replica, in one transition with one cause: a risen
+    /// epoch wins over a changed endpoint (H15).
+    pub(crate) fn reassign(&mut self, endpoint: Endpoint, epoch: Epoch) {
+        if self.stopped {
+            return;
+        }
+        if epoch > self.epoch {
+            self.endpoint = endpoint;
+            self.advance_epoch(epoch);
+        } else {
+            self.change_endpoint(endpoint);
+        }
+    }
+
+    /// Stops the sender for good. A second call changes nothing.
+    pub fn stop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        self.end_session(Invalidation::SenderStopped);
+        self.end_stream(StreamEnd::SenderStopped);
+        self.stopped = true;
+    }
+
+    fn check_running(&self) -> Result<(), Failure> {
+        match self.stopped {
+            true => Err(Failure::Stopped {
+                replica: self.replica.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn check_mark(&self, kind: Kind) -> Result<(), Failure> {
+        match self.marked && kind != Kind::Rebuild {
+            true => Err(Failure::NeedsRebuild {
+                replica: self.replica.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// The active session, if the call has authority over it.
+    fn session(&mut self, id: SessionId) -> Result<&mut Session, Failure> {
+        self.check_running()?;
+        let replica = &self.replica;
+        let (current, is_stream) = match &self.work {
+            Work::Idle => {
+                let replica = replica.clone();
+                return Err(Failure::NoSession { replica });
+            }
+            Work::Session { session, .. } => (session.id(), false),
+            Work::Stream(stream) => (stream.id(), true),
+        };
+        if current != id {
+            return Err(Failure::OtherSession {
+                replica: replica.clone(),
+                given: id,
+                current,
+            });
+        }
+        match &mut self.work {
+            Work::Session { session, .. } if !is_stream => Ok(session),
+            Work::Idle | Work::Session { .. } | Work::Stream(_) => Err(Failure::SessionIsStream {
+                replica: replica.clone(),
+                session: id,
+            }),
+        }
+    }
+
+    /// The live stream, if the call has authority over it.
+    fn stream(&mut self, id: SessionId) -> Result<&mut Stream<P>, Failure> {
+        self.check_running()?;
+        let replica = &self.replica;
+        match &mut self.work {
+            Work::Stream(stream) => match stream.id() == id {
+                true => Ok(stream),
+                false => Err(Failure::OtherSession {
+                    replica: replica.clone(),
+                    given: id,
+                    current: stream.id(),
+                }),
+            },
+            Work::Idle | Work::Session { .. } => Err(Failure::NoStream {
+                replica: replica.clone(),
+            }),
+        }
+    }
+
+    fn start_session(&mut self, options: SessionOptions, ids: &mut SessionIds) -> SessionId {
+        let id = ids.next_id();
+        let session = Session::new(id, self.replica.clone(), self.epoch, options);
+        self.work = Work::Session {
+            session: Box::new(session),
+            held: None,
+        };
+        id
+    }
+
+    /// Which life of the replica's directory speaks to us. Another one than before voids what it
+    /// acknowledged; if it also starts from nothing, its identity was reset, and the mark that was
+    /// about the old one is gone (D8).
+    fn recognise(&mut self, facts: &ReplicaFacts) {
+        let known = self.node.replace(facts.node);
+        if known.is_none_or(|known| known == facts.node) {
+            return;
+        }
+        let node = facts.node;
+        self.notes.push(Note::AcknowledgementsVoided { node });
+        let starts_empty = facts.durable.is_zero() && facts.incomplete_base.is_none();
+        if starts_empty && !facts.needs_rebuild {
+            self.clear_mark();
+        }
+    }
+
+    /// What an outcome means for the session.
+    fn apply(&mut self, decision: &Decision) {
+        let Some(outcome) = decision.outcome() else {
+            unreachable!("R4: deferred and refused decisions were answered above");
+        };
+        match outcome {
+            Outcome::ZeroGap => {
+                let at = decision.proof.replica_durable;
+                self.agree(LsnRange::new(at, at), None);
+            }
+            Outcome::CatchUp { range, truncate_to } => self.agree(range, truncate_to),
+            Outcome::NeedsRebuild => {
+                if let Reason::Damaged { lsn, kind } = decision.proof.reason {
+                    self.notes.push(Note::DamageFound { lsn, kind });
+                }
+                self.mark(MarkCause::Outcome);
+                let proof = Box::new(decision.proof.clone());
+                let reason = Invalidation::GapExceedsRetention(proof);
+                self.invalidate_to(reason, State::NeedsRebuild);
+            }
+        }
+    }
+
+    fn agree(&mut self, range: LsnRange, truncate_to: Option<Lsn>) {
+        let Work::Session { session, .. } = &mut self.work else {
+            unreachable!("R4: a handshake belongs to a session");
+        };
+        session
+            .on(session::Event::Handshake { range, truncate_to })
+            .expect("a decided range never ends before it begins");
+    }
+
+    fn rebuild(&mut self, id: SessionId, event: rebuild::Event) -> Result<(), Failure> {
+        let result = self.session(id)?.on(session::Event::Rebuild(event));
+        if let Err(Failure::DigestDiffers { what, .. }) = result {
+            self.mark(MarkCause::Invalidated);
+            self.invalidate_to(Invalidation::DigestDiffers(what), State::NeedsRebuild);
+        }
+        result
+    }
+
+    /// R4: a completed session becomes a stream with the same id in one step (D6).
+    fn become_stream(
+        &mut self,
+        pin: impl FnOnce(Lsn) -> Result<P, PinRefused>,
+    ) -> Result<Lsn, Failure> {
+        let Work::Session { session, held } = std::mem::replace(&mut self.work, Work::Idle) else {
+            unreachable!("R4: only a session completes");
+        };
+        let session::Phase::Completed { at } = *session.phase() else {
+            unreachable!("R4: the session has just completed");
+        };
+        let id = session.id();
+        let taken = match held.and_then(|held| held.take()) {
+            Some(pin) => Ok(pin),
+            None => pin(at),
+        };
+        let pin = match taken {
+            Ok(pin) => pin,
+            Err(refused) => {
+                let reason = Invalidation::WalPinFailed(refused);
+                self.notes.push(Note::SessionInvalidated { id, reason });
+                self.settle(State::Disconnected);
+                return Err(Failure::PinRefused(refused));
+            }
+        };
+        let node = self
+            .node
+            .expect("a session that completed has had a handshake");
+        let lineage = (id, session.epoch());
+        let stream = Stream::after_session(lineage, self.replica.clone(), node, at, pin);
+        self.work = Work::Stream(Box::new(stream));
+        self.state = State::InSync;
+        self.notes.push(Note::StreamStarted { id, at });
+        Ok(at)
+    }
+
+    fn raise_epoch(
+        &mut self,
+        epoch: Epoch,
+        reason: Invalidation,
+        cause: StreamEnd,
+    ) -> Option<SessionId> {
+        if self.stopped || epoch <= self.epoch {
+            return None;
+        }
+        self.epoch = epoch;
+        let session = self.session_id();
+        self.drop_work(reason, cause);
+        session
+    }
+
+    fn drop_work(&mut self, reason: Invalidation, cause: StreamEnd) {
+        if self.end_session(reason) {
+            self.settle(State::Disconnected);
+        }
+        self.end_stream(cause);
+    }
+
+    /// Ends the session and leaves the replica in `state`.
+    fn invalidate_to(&mut self, reason: Invalidation, state: State) {
+        self.end_session(reason);
+        self.settle(state);
+    }
+
+    /// R5: ends the session, if there is one, and releases its pin. The state is the caller's.
+    fn end_session(&mut self, reason: Invalidation) -> bool {
+        let Work::Session { .. } = self.work else {
+            return false;
+        };
+        let Work::Session { session, held } = std::mem::replace(&mut self.work, Work::Idle) else {
+            unreachable!("R4: it was a session a line above");
+        };
+        if let Some(held) = held {
+            held.release();
+        }
+        let id = session.id();
+        self.notes.push(Note::SessionInvalidated { id, reason });
+        true
+    }
+
+    /// R5: ends the stream, if there is one; its pin goes with it.
+    fn end_stream(&mut self, cause: StreamEnd) {
+        if let Work::Stream(stream) = &self.work {
+            let id = stream.id();
+            self.work = Work::Idle;
+            self.notes.push(Note::StreamEnded { id, cause });
+            self.settle(State::Disconnected);
+        }
+    }
+
+    /// R6: while the mark is set, nothing but a rebuild leads out of `needs_rebuild` (H18).
+    fn settle(&mut self, state: State) {
+        self.state = match (state, self.marked) {
+            (State::Disconnected, true) => State::NeedsRebuild,
+            (state, _) => state,
+        };
+    }
+
+    fn mark(&mut self, cause: MarkCause) {
+        if !self.marked {
+            self.marked = true;
+            self.notes.push(Note::Marked(cause));
+        }
+    }
+
+    fn clear_mark(&mut self) {
+        if self.marked {
+            self.marked = false;
+            self.notes.push(Note::MarkCleared);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Fixtures of the unit tests: one constructor per thing, every option defaulted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use seawall_wal::{Epoch, Incarnation, Lineage, LineageEntry, Lsn, NodeIncarnation, VolumeId};
+
+use crate::history::{Checkpoint, History, ReplicaFacts, Standing, Trust};
+use crate::plan::{Pin, PinPart, PinRefusal, PinRefused, Storage};
+use crate::sender::Endpoint;
+
+pub(crate) const VOLUME: VolumeId = VolumeId([1; 16]);
+pub(crate) const NODE: NodeIncarnation = NodeIncarnation([9; 16]);
+
+pub(crate) fn lsn(n: u64) -> Lsn {
+    Lsn::new(n)
+}
+
+pub(crate) fn entry(epoch: u64, incarnation: u64, first: u64) -> LineageEntry {
+    LineageEntry {
+        epoch: Epoch::new(epoch),
+        incarnation: Incarnation::new(incarnation),
+        first: lsn(first),
+    }
+}
+
+pub(crate) fn lineage(entries: &[(u64, u64, u64)]) -> Lineage {
+    let entries = entries.iter().map(|&(e, i, first)| entry(e, i, first));
+    Lineage::from_entries(entries.collect()).expect("ordered entries")
+}
+
+/// A confirmed primary with everything through `head` synced and committed, nothing reclaimed, and
+/// one lineage entry.
+pub(crate) fn history(head: u64) -> History {
+    History {
+        volume: VOLUME,
+        head: lsn(head),
+        durable: lsn(head),
+        committed: lsn(head),
+        standing: Standing::Confirmed,
+        tail: Lsn::ZERO,
+        first_retained: lsn(1),
+        checkpoint: None,
+        lineage: lineage(&[(1, 1, 1)]),
+        damage: Vec::new(),
+        control_readable: true,
+    }
+}
+
+impl History {
+    pub(crate) fn tail(mut self, tail: u64) -> History {
+        self.tail = lsn(tail);
+        self.first_retained = lsn(tail).next();
+        self
+    }
+
+    pub(crate) fn committed(mut self, committed: u64) -> History {
+        self.committed = lsn(committed);
+        self
+    }
+
+    pub(crate) fn base(mut self, base: u64) -> History {
+        self.checkpoint = Some(Checkpoint {
+            lsn: lsn(base),
+            trust: Trust::Trusted,
+        });
+        self
+    }
+
+    pub(crate) fn untrusted(mut self) -> History {
+        let base = self.checkpoint.as_mut().expect("a base to distrust");
+        base.trust = Trust::Untrusted;
+        self
+    }
+
+    pub(crate) fn unconfirmed(mut self) -> History {
+        self.standing = Standing::Unconfirmed;
+        self
+    }
+
+    pub(crate) fn with_lineage(mut self, entries: &[(u64, u64, u64)]) -> History {
+        self.lineage = lineage(entries);
+        self
+    }
+}
+
+/// A replica of the same volume with one lineage entry.
+pub(crate) fn replica(durable: u64) -> ReplicaFacts {
+    ReplicaFacts {
+        volume: Some(VOLUME),
+        durable: lsn(durable),
+        lineage: lineage(&[(1, 1, 1)]),
+        ..ReplicaFacts::empty(NODE)
+    }
+}
+
+impl ReplicaFacts {
+    pub(crate) fn with_lineage(mut self, entries: &[(u64, u64, u64)]) -> ReplicaFacts {
+        self.lineage = lineage(entries);
+        self
+    }
+}
+
+pub(crate) fn endpoint(data: &str) -> Endpoint {
+    Endpoint {
+        data: data.to_owned(),
+        control: format!("{data}-control"),
+        version: 1,
+    }
+}
+
+/// How many pins were given and dropped.
+#[derive(Debug, Default)]
+pub(crate) struct PinCount {
+    given: AtomicUsize,
+    dropped: AtomicUsize,
+}
+
+impl PinCount {
+    pub(crate) fn held(&self) -> usize {
+        self.given.load(Ordering::Relaxed) - self.dropped()
+    }
+
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) fn pins() -> Arc<PinCount> {
+    Arc::default()
+}
+
+/// A pin that is counted.
+#[derive(Debug)]
+pub(crate) struct TestPin {
+    count: Arc<PinCount>,
+    pub(crate) after: Lsn,
+}
+
+impl TestPin {
+    pub(crate) fn new(count: &Arc<PinCount>, after: Lsn) -> TestPin {
+        count.given.fetch_add(1, Ordering::Relaxed);
+        TestPin {
+            count: Arc::clone(count),
+            after,
+        }
+    }
+}
+
+impl Drop for TestPin {
+    fn drop(&mut self) {
+        self.count.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Pin for TestPin {
+    fn move_up(&mut self, after: Lsn) {
+        assert!(after >= self.after, "a pin never moves down");
+        self.after = after;
+    }
+}
+
+/// Storage that answers with one history and refuses what it is told to refuse.
+pub(crate) struct TestStorage {
+    pub(crate) history: History,
+    pub(crate) count: Arc<PinCount>,
+    pub(crate) refuse: Option<PinPart>,
+    /// Histories that replace the current one, one before each pin that is taken.
+    pub(crate) moves: Vec<History>,
+}
+
+impl TestStorage {
+    pub(crate) fn new(history: History) -> TestStorage {
+        TestStorage {
+            history,
+            count: pins(),
+            refuse: None,
+            moves: Vec::new(),
+        }
+    }
+
+    pub(crate) fn refusing(history: History, part: PinPart) -> TestStorage {
+        TestStorage {
+            refuse: Some(part),
+            ..TestStorage::new(history)
+        }
+    }
+
+    fn give(&mut self, part: PinPart, after: Lsn) -> Result<TestPin, PinRefused> {
+        if let Some(next) = self.moves.pop() {
+            self.history = next;
+        }
+        if self.refuse == Some(part) {
+            return Err(PinRefused {
+                part,
+                at: after,
+                why: PinRefusal::Policy,
+            });
+        }
+        Ok(TestPin::new(&self.count, after))
+    }
+}
+
+impl Storage for TestStorage {
+    type Pin = TestPin;
+
+    fn history(&mut self) -> History {
+        self.history.clone()
+    }
+
+    fn pin_log(&mut self, after: Lsn) -> Result<TestPin, PinRefused> {
+        let first_retained = self.history.first_retained;
+        let pin = self.give(PinPart::Log, after)?;
+        if after.next() < first_retained.max(self.history.first_retained) {
+            return Err(PinRefused {
+                part: PinPart::Log,
+                at: after,
+                why: PinRefusal::Reclaimed { first_retained },
+            });
+        }
+        Ok(pin)
+    }
+
+    fn pin_snapshot_tail(&mut self, base: Lsn) -> Result<TestPin, PinRefused> {
+        let snapshot = self.give(PinPart::Snapshot, base)?;
+        let _log = self.pin_log(base)?;
+        Ok(snapshot)
+    }
+
+    fn pin_full_base(&mut self, target: Lsn) -> Result<TestPin, PinRefused> {
+        self.give(PinPart::FullBase, target)
+    }
+}
