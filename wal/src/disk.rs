@@ -201,6 +201,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Which backend this is, as status reports it: "portable", "uring", "simulated".
     fn backend(&self) -> &'static str;
 
+    /// Whether this disk is stepped by its user: then no edge may start a thread, and background
+    /// work runs only when somebody calls `step` (D22).
+    fn is_stepped(&self) -> bool {
+        false
+    }
+
     /// A read-only view of `[0, length)` of a file that nobody writes any more, where the backend
     /// can map files (D23).
     fn map(&self, file: FileId, length: u64) -> Option<MappedFile> {

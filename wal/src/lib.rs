@@ -3,12 +3,14 @@ mod block;
 mod clock;
 pub mod disk;
 mod error;
+mod frame;
 mod lineage;
 mod log;
 mod lsn;
 mod meta;
 mod record;
 mod retention;
+mod segment;
 
 pub use block::{BlockSize, Lba, LogId, NodeIncarnation, VolumeId};
 pub use clock::{Clock, SystemClock};

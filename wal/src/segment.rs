@@ -1,0 +1,336 @@
+//! One log file: its name and header, preparing it, and reading what lies in it frame by frame.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use crate::disk::{Buffer, Disk, File, MappedFile, OpenMode};
+use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader};
+use crate::record::RecordHeader;
+use crate::{Damage, Error, LogId, VolumeId};
+
+/// First byte behind the segment header.
+pub(crate) const FIRST_FRAME_AT: u64 = 4096;
+const MAGIC: u64 = u64::from_le_bytes(*b"SEAWSEG1");
+const VERSION: u16 = 1;
+const WINDOW_BYTES: usize = 2 << 20;
+
+pub(crate) mod layout {
+    pub(crate) const MAGIC_AT: usize = 0;
+    pub(crate) const VERSION_AT: usize = 8;
+    pub(crate) const RESERVED_AT: usize = 10;
+    pub(crate) const SUM_AT: usize = 12;
+    pub(crate) const VOLUME_AT: usize = 16;
+    pub(crate) const LOG_AT: usize = 32;
+    pub(crate) const GENERATION_AT: usize = 48;
+    pub(crate) const SEGMENT_BYTES_AT: usize = 56;
+    pub(crate) const BYTES: usize = 64;
+}
+
+/// Header of a segment, prepared ahead: it names no LSN and no link (D16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) volume: VolumeId,
+    pub(crate) log: LogId,
+    pub(crate) generation: u64,
+    pub(crate) segment_bytes: u64,
+}
+
+impl SegmentHeader {
+    /// The header page, 4096 bytes.
+    pub(crate) fn encode(&self) -> Buffer {
+        use layout::{
+            BYTES, GENERATION_AT, LOG_AT, MAGIC_AT, SEGMENT_BYTES_AT, SUM_AT, VERSION_AT, VOLUME_AT,
+        };
+        let mut page = Buffer::zeroed(FRAME_ALIGNMENT);
+        LittleEndian::write_u64(&mut page[MAGIC_AT..], MAGIC);
+        LittleEndian::write_u16(&mut page[VERSION_AT..], VERSION);
+        page[VOLUME_AT..LOG_AT].copy_from_slice(&self.volume.0);
+        page[LOG_AT..GENERATION_AT].copy_from_slice(&self.log.0);
+        LittleEndian::write_u64(&mut page[GENERATION_AT..], self.generation);
+        LittleEndian::write_u64(&mut page[SEGMENT_BYTES_AT..], self.segment_bytes);
+        let sum = crc32fast::hash(&page[..BYTES]);
+        LittleEndian::write_u32(&mut page[SUM_AT..], sum);
+        page
+    }
+
+    /// # Errors
+    /// The first contradiction found.
+    pub(crate) fn decode(page: &[u8]) -> Result<SegmentHeader, Damage> {
+        use layout::{
+            BYTES, GENERATION_AT, LOG_AT, MAGIC_AT, RESERVED_AT, SEGMENT_BYTES_AT, SUM_AT,
+            VERSION_AT, VOLUME_AT,
+        };
+        let Some(bytes) = page.first_chunk::<BYTES>() else {
+            return Err(Damage::Length { found: page.len() as u64 });
+        };
+        if LittleEndian::read_u64(&bytes[MAGIC_AT..]) != MAGIC {
+            return Err(Damage::BadMagic);
+        }
+        let version = LittleEndian::read_u16(&bytes[VERSION_AT..]);
+        if version != VERSION {
+            return Err(Damage::UnknownVersion { found: version });
+        }
+        let expected = LittleEndian::read_u32(&bytes[SUM_AT..]);
+        let mut zeroed = *bytes;
+        LittleEndian::write_u32(&mut zeroed[SUM_AT..], 0);
+        let found = crc32fast::hash(&zeroed);
+        if expected != found {
+            return Err(Damage::Checksum { expected, found });
+        }
+        let reserved = LittleEndian::read_u16(&bytes[RESERVED_AT..]);
+        if reserved != 0 {
+            return Err(Damage::Field { field: "reserved", found: reserved.into() });
+        }
+        let (mut volume, mut log) = (VolumeId([0; 16]), LogId([0; 16]));
+        volume.0.copy_from_slice(&bytes[VOLUME_AT..LOG_AT]);
+        log.0.copy_from_slice(&bytes[LOG_AT..GENERATION_AT]);
+        Ok(SegmentHeader {
+            volume,
+            log,
+            generation: LittleEndian::read_u64(&bytes[GENERATION_AT..]),
+            segment_bytes: LittleEndian::read_u64(&bytes[SEGMENT_BYTES_AT..]),
+        })
+    }
+}
+
+/// Name of the segment in slot `slot`: the name is a slot and says nothing about order (D16).
+pub(crate) fn file_name(slot: u32) -> String {
+    format!("{slot:08}.seg")
+}
+
+/// Slot of a name under the strict grammar, or `None` (L-R5).
+pub(crate) fn slot_of(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".seg")?;
+    let strict = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if strict { digits.parse().ok() } else { None }
+}
+
+/// An open segment file in one of its lives. Readers share it; it is reused only when nobody does.
+#[derive(Debug)]
+pub(crate) struct SegmentFile {
+    pub(crate) slot: u32,
+    pub(crate) generation: u64,
+    pub(crate) file: Arc<File>,
+    map: OnceLock<Option<MappedFile>>,
+}
+
+impl SegmentFile {
+    pub(crate) fn new(slot: u32, generation: u64, file: Arc<File>) -> SegmentFile {
+        SegmentFile { slot, generation, file, map: OnceLock::new() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Opens the file of a slot; a new one is filled with written zeros, so that no append changes
+    /// its size or its extents (L-W9). Nothing here makes the name durable.
+    pub(crate) fn provide(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        slot: u32,
+        segment_bytes: u64,
+    ) -> Result<File, Error> {
+        let file = File::open(disk, &dir.join(file_name(slot)), OpenMode::CreateOrOpen)?;
+        let mut at = file.length()?.min(segment_bytes) / FRAME_ALIGNMENT as u64
+            * FRAME_ALIGNMENT as u64;
+        let zeros = Arc::new(Buffer::zeroed(1 << 20));
+        while at < segment_bytes {
+            let left = usize::try_from(segment_bytes - at).unwrap_or(usize::MAX);
+            match left >= zeros.len() {
+                true => file.write(at, vec![Arc::clone(&zeros)])?,
+                false => file.write_bytes(at, Buffer::zeroed(left))?,
+            }
+            at += zeros.len().min(left) as u64;
+        }
+        Ok(file)
+    }
+
+    /// Starts a life: writes the header with its generation and makes it durable, before the first
+    /// frame (D16, L-R1).
+    pub(crate) fn prepare(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        slot: u32,
+        header: SegmentHeader,
+    ) -> Result<SegmentFile, Error> {
+        let file = SegmentFile::provide(disk, dir, slot, header.segment_bytes)?;
+        file.write_bytes(0, header.encode())?;
+        file.sync()?;
+        Ok(SegmentFile::new(slot, header.generation, Arc::new(file)))
+    }
+
+    /// Reads bytes of the file; of a sealed one through the map, once the range is populated (D23).
+    pub(crate) fn read(&self, offset: u64, length: usize, sealed: bool) -> Result<Buffer, Error> {
+        if sealed && let Some(bytes) = self.mapped(offset, length) {
+            return Ok(Buffer::copy_of(bytes));
+        }
+        self.file.read_exact(offset, length)
+    }
+
+    fn mapped(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let map = self.map.get_or_init(|| self.file.map(self.file.length().ok()?));
+        let map = map.as_ref()?;
+        let start = usize::try_from(offset).ok()?;
+        map.bytes(start..start.checked_add(length)?)
+    }
+}
+
+/// A record of a frame as it lies in the file.
+#[derive(Debug)]
+pub(crate) struct FoundRecord {
+    pub(crate) header: RecordHeader,
+    pub(crate) header_at: u64,
+    pub(crate) payload_at: u64,
+    /// Whether the payload was readable and the sum holds.
+    pub(crate) state: Result<(), Damage>,
+}
+
+/// A frame whose own sum holds, for this log and generation, at the place it names.
+#[derive(Debug)]
+pub(crate) struct FoundFrame {
+    pub(crate) header: FrameHeader,
+    pub(crate) digest: u128,
+    pub(crate) records: Vec<FoundRecord>,
+    /// Whether the padding behind the headers and behind the payload is zero.
+    pub(crate) padding_ok: bool,
+}
+
+impl FoundFrame {
+    /// Whether every record in it is whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.records.iter().all(|record| record.state.is_ok())
+    }
+}
+
+/// Reads a segment file front to back through a window of bounded size.
+#[derive(Debug)]
+pub(crate) struct Scanner<'a> {
+    file: &'a File,
+    identity: SegmentHeader,
+    window: Buffer,
+    window_at: u64,
+    end: u64,
+}
+
+impl<'a> Scanner<'a> {
+    /// Scans `file` as the life that `identity` names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when not even the size can be read.
+    pub(crate) fn new(file: &'a File, identity: SegmentHeader) -> Result<Scanner<'a>, Error> {
+        let end = file.length()?.min(identity.segment_bytes);
+        Ok(Scanner { file, identity, window: Buffer::zeroed(0), window_at: 0, end })
+    }
+
+    /// First offset behind the last byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.file.path().into()
+    }
+
+    /// Bytes of the file, as many as asked for, or why they cannot be had.
+    fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], Damage> {
+        if offset + length as u64 > self.end {
+            return Err(Damage::Length { found: offset + length as u64 });
+        }
+        let covered = offset >= self.window_at
+            && offset + length as u64 <= self.window_at + self.window.len() as u64;
+        if !covered {
+            let left = usize::try_from(self.end - offset).unwrap_or(usize::MAX);
+            let wide = self.file.read_exact(offset, length.max(WINDOW_BYTES).min(left));
+            // A bad sector costs what lies on it, not the window around it (L-E3).
+            let window = wide.or_else(|_| self.file.read_exact(offset, length));
+            self.window = window.map_err(|_| Damage::Unreadable)?;
+            self.window_at = offset;
+        }
+        let from = usize::try_from(offset - self.window_at).expect("inside the window");
+        Ok(&self.window[from..from + length])
+    }
+
+    /// The frame at `offset`, valid in itself: sum, log, generation and place (L1). Whether it
+    /// follows the frame before it is for the caller to see.
+    ///
+    /// # Errors
+    /// What is there instead.
+    pub(crate) fn frame_at(&mut self, offset: u64) -> Result<FoundFrame, Damage> {
+        let used = FrameHeader::peek(self.bytes(offset, frame::layout::BYTES)?)?;
+        let (header, records, digest) = FrameHeader::decode(self.bytes(offset, used)?)?;
+        let ours = header.log == self.identity.log
+            && header.generation == self.identity.generation
+            && header.offset == offset;
+        if !ours || records.iter().any(|record| record.volume != self.identity.volume) {
+            return Err(Damage::Identity);
+        }
+        let mut payload_at = offset + frame::payload_at(records.len()) as u64;
+        let mut padding_ok = self.is_zero(offset + used as u64, payload_at);
+        let mut found = Vec::with_capacity(records.len());
+        for (index, header) in records.into_iter().enumerate() {
+            let header_at = offset + frame::headers_bytes(index) as u64;
+            let length = header.payload_bytes();
+            let state =
+                self.bytes(payload_at, length).and_then(|payload| header.verify(payload));
+            found.push(FoundRecord { header, header_at, payload_at, state });
+            payload_at += length as u64;
+        }
+        padding_ok &= self.is_zero(payload_at, offset + header.frame_bytes as u64);
+        Ok(FoundFrame { header, digest, records: found, padding_ok })
+    }
+
+    fn is_zero(&mut self, from: u64, to: u64) -> bool {
+        let length = usize::try_from(to - from).expect("padding is below 4096 bytes");
+        self.bytes(from, length).is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+    }
+
+    /// Whether the bytes at `offset` look like the beginning of a frame of this very life, sound or
+    /// not: what tells a torn frame from space that was never written to.
+    pub(crate) fn looks_begun(&mut self, offset: u64) -> bool {
+        let identity = self.identity;
+        let Ok(bytes) = self.bytes(offset, frame::layout::BYTES) else { return true };
+        let log = &bytes[frame::layout::LOG_AT..frame::layout::GENERATION_AT];
+        let generation = LittleEndian::read_u64(&bytes[frame::layout::GENERATION_AT..]);
+        log == identity.log.0 && generation == identity.generation
+    }
+
+    /// Payload of a record that was found, for tools that print it.
+    pub(crate) fn payload(&mut self, record: &FoundRecord) -> Option<&[u8]> {
+        self.bytes(record.payload_at, record.header.payload_bytes()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_a_strict_grammar() {
+        assert_eq!(slot_of("00000012.seg"), Some(12));
+        for name in ["12.seg", "0000001x.seg", "00000012.seg.bak", "+0000012.seg", "meta"] {
+            assert_eq!(slot_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_single_bit_flip_of_the_header_is_refused() {
+        let header = SegmentHeader {
+            volume: VolumeId([1; 16]),
+            log: LogId([2; 16]),
+            generation: 3,
+            segment_bytes: 1 << 20,
+        };
+        let page = header.encode();
+        assert_eq!(SegmentHeader::decode(&page), Ok(header));
+        for at in 0..layout::BYTES {
+            for bit in 0..8 {
+                let mut bytes = page.to_vec();
+                bytes[at] ^= 1 << bit;
+                assert!(SegmentHeader::decode(&bytes).is_err(), "bit {bit} of byte {at}");
+            }
+        }
+    }
+}
