@@ -9,19 +9,3 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// Nanoseconds on a clock that never runs backwards, for ages and budgets.
     fn monotonic_ns(&self) -> u64;
 }
-
-/// The clocks of the operating system.
-#[derive(Debug)]
-pub struct SystemClock {}
-
-impl SystemClock {
-    /// The clocks of the operating system.
-    #[must_use]
-    #[expect(
-        clippy::new_ret_no_self,
-        reason = "every user wants it as a shared trait object"
-    )]
-    pub fn new() -> std::sync::Arc<dyn Clock> {
-        todo!()
-    }
-}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Lsn, LsnRange, VolumeId};
+use crate::{Epoch, Lsn, LsnRange, VolumeId};
 
 /// Operation of a failed call to the operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +247,14 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         why: &'static str,
+    },
+    /// An epoch below the one this node has persisted (fencing).
+    #[error("epoch {found} is refused: this node has already seen epoch {known}")]
+    StaleEpoch {
+        /// The epoch offered.
+        found: Epoch,
+        /// The epoch persisted here.
+        known: Epoch,
     },
     /// Bytes of another volume were offered.
     #[error("record of volume {found} offered to volume {expected}")]

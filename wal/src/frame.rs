@@ -159,7 +159,10 @@ impl FrameHeader {
         LittleEndian::write_u64(&mut page[TIMESTAMP_AT..], self.timestamp_ns);
         LittleEndian::write_u64(&mut page[AFTER_AT..], self.after.get());
         LittleEndian::write_u64(&mut page[NEXT_GENERATION_AT..], self.next_generation);
-        for (slot, record) in page[BYTES..].chunks_exact_mut(RecordHeader::BYTES).zip(records) {
+        for (slot, record) in page[BYTES..]
+            .chunks_exact_mut(RecordHeader::BYTES)
+            .zip(records)
+        {
             slot.copy_from_slice(record);
         }
         let used = headers_bytes(records.len());
@@ -176,7 +179,9 @@ impl FrameHeader {
     /// [`Damage::BadMagic`], [`Damage::UnknownVersion`] or [`Damage::Length`].
     pub(crate) fn peek(bytes: &[u8]) -> Result<usize, Damage> {
         let Some(bytes) = bytes.first_chunk::<BYTES>() else {
-            return Err(Damage::Length { found: bytes.len() as u64 });
+            return Err(Damage::Length {
+                found: bytes.len() as u64,
+            });
         };
         if LittleEndian::read_u32(&bytes[MAGIC_AT..]) != MAGIC {
             return Err(Damage::BadMagic);
@@ -187,7 +192,9 @@ impl FrameHeader {
         }
         let records = LittleEndian::read_u32(&bytes[RECORD_COUNT_AT..]) as usize;
         if records > FRAME_RECORDS_MAX {
-            return Err(Damage::Length { found: records as u64 });
+            return Err(Damage::Length {
+                found: records as u64,
+            });
         }
         Ok(headers_bytes(records))
     }
@@ -200,7 +207,9 @@ impl FrameHeader {
     pub(crate) fn decode(bytes: &[u8]) -> Result<(FrameHeader, Vec<RecordHeader>, u128), Damage> {
         let used = FrameHeader::peek(bytes)?;
         let Some(bytes) = bytes.get(..used) else {
-            return Err(Damage::Length { found: bytes.len() as u64 });
+            return Err(Damage::Length {
+                found: bytes.len() as u64,
+            });
         };
         let expected = LittleEndian::read_u32(&bytes[SUM_AT..]);
         let mut hasher = crc32fast::Hasher::new();
@@ -212,7 +221,9 @@ impl FrameHeader {
             return Err(Damage::Checksum { expected, found });
         }
         let header = FrameHeader::fields(bytes)?;
-        let records = bytes[BYTES..].chunks_exact(RecordHeader::BYTES).map(RecordHeader::decode);
+        let records = bytes[BYTES..]
+            .chunks_exact(RecordHeader::BYTES)
+            .map(RecordHeader::decode);
         let records = records.collect::<Result<Vec<_>, _>>()?;
         header.check(&records)?;
         Ok((header, records, xxh3_128(bytes)))
@@ -220,13 +231,18 @@ impl FrameHeader {
 
     fn fields(bytes: &[u8]) -> Result<FrameHeader, Damage> {
         let number = |at: usize| LittleEndian::read_u64(&bytes[at..]);
-        let kind = FrameKind::from_code(bytes[KIND_AT])
-            .ok_or(Damage::Field { field: "kind", found: bytes[KIND_AT].into() })?;
+        let kind = FrameKind::from_code(bytes[KIND_AT]).ok_or(Damage::Field {
+            field: "kind",
+            found: bytes[KIND_AT].into(),
+        })?;
         let reserved = u64::from(bytes[RESERVED_AT])
             | u64::from(LittleEndian::read_u32(&bytes[RESERVED_2_AT..]))
             | number(RESERVED_3_AT);
         if reserved != 0 {
-            return Err(Damage::Field { field: "reserved", found: reserved });
+            return Err(Damage::Field {
+                field: "reserved",
+                found: reserved,
+            });
         }
         let mut log = LogId([0; 16]);
         log.0.copy_from_slice(&bytes[LOG_AT..GENERATION_AT]);
@@ -252,13 +268,20 @@ impl FrameHeader {
         let payload = records.iter().map(RecordHeader::payload_bytes).sum();
         let only_records = (self.kind == FrameKind::Records) != records.is_empty();
         if !only_records || self.frame_bytes != frame_bytes(records.len(), payload) {
-            return Err(Damage::Length { found: self.frame_bytes as u64 });
+            return Err(Damage::Length {
+                found: self.frame_bytes as u64,
+            });
         }
         let mut expected = self.after;
         for record in records {
-            expected = expected.checked_add(1).ok_or(Damage::Length { found: u64::MAX })?;
+            expected = expected
+                .checked_add(1)
+                .ok_or(Damage::Length { found: u64::MAX })?;
             if record.lsn != expected {
-                return Err(Damage::LsnGap { expected, found: record.lsn });
+                return Err(Damage::LsnGap {
+                    expected,
+                    found: record.lsn,
+                });
             }
         }
         Ok(())
@@ -319,7 +342,10 @@ mod tests {
         let (page, digest) = header.encode(&records);
         let (decoded, headers, found) = FrameHeader::decode(&page).expect("a whole frame");
         assert_eq!((decoded, found), (header, digest));
-        assert_eq!(headers.iter().map(|h| h.lsn.get()).collect::<Vec<_>>(), [6, 7]);
+        assert_eq!(
+            headers.iter().map(|h| h.lsn.get()).collect::<Vec<_>>(),
+            [6, 7]
+        );
         assert_eq!(decoded.last(), Lsn::new(7));
     }
 
@@ -331,7 +357,10 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = page.to_vec();
                 bytes[at] ^= 1 << bit;
-                assert!(FrameHeader::decode(&bytes).is_err(), "bit {bit} of byte {at}");
+                assert!(
+                    FrameHeader::decode(&bytes).is_err(),
+                    "bit {bit} of byte {at}"
+                );
             }
         }
     }

@@ -63,7 +63,9 @@ impl SegmentHeader {
             VERSION_AT, VOLUME_AT,
         };
         let Some(bytes) = page.first_chunk::<BYTES>() else {
-            return Err(Damage::Length { found: page.len() as u64 });
+            return Err(Damage::Length {
+                found: page.len() as u64,
+            });
         };
         if LittleEndian::read_u64(&bytes[MAGIC_AT..]) != MAGIC {
             return Err(Damage::BadMagic);
@@ -81,7 +83,10 @@ impl SegmentHeader {
         }
         let reserved = LittleEndian::read_u16(&bytes[RESERVED_AT..]);
         if reserved != 0 {
-            return Err(Damage::Field { field: "reserved", found: reserved.into() });
+            return Err(Damage::Field {
+                field: "reserved",
+                found: reserved.into(),
+            });
         }
         let (mut volume, mut log) = (VolumeId([0; 16]), LogId([0; 16]));
         volume.0.copy_from_slice(&bytes[VOLUME_AT..LOG_AT]);
@@ -118,7 +123,12 @@ pub(crate) struct SegmentFile {
 
 impl SegmentFile {
     pub(crate) fn new(slot: u32, generation: u64, file: Arc<File>) -> SegmentFile {
-        SegmentFile { slot, generation, file, map: OnceLock::new() }
+        SegmentFile {
+            slot,
+            generation,
+            file,
+            map: OnceLock::new(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -134,8 +144,8 @@ impl SegmentFile {
         segment_bytes: u64,
     ) -> Result<File, Error> {
         let file = File::open(disk, &dir.join(file_name(slot)), OpenMode::CreateOrOpen)?;
-        let mut at = file.length()?.min(segment_bytes) / FRAME_ALIGNMENT as u64
-            * FRAME_ALIGNMENT as u64;
+        let mut at =
+            file.length()?.min(segment_bytes) / FRAME_ALIGNMENT as u64 * FRAME_ALIGNMENT as u64;
         let zeros = Arc::new(Buffer::zeroed(1 << 20));
         while at < segment_bytes {
             let left = usize::try_from(segment_bytes - at).unwrap_or(usize::MAX);
@@ -171,10 +181,17 @@ impl SegmentFile {
     }
 
     fn mapped(&self, offset: u64, length: usize) -> Option<&[u8]> {
-        let map = self.map.get_or_init(|| self.file.map(self.file.length().ok()?));
+        let map = self
+            .map
+            .get_or_init(|| self.file.map(self.file.length().ok()?));
         let map = map.as_ref()?;
         let start = usize::try_from(offset).ok()?;
-        map.bytes(start..start.checked_add(length)?)
+        let range = start..start.checked_add(length)?;
+        if map.populate(range.clone()) {
+            map.bytes(range)
+        } else {
+            None
+        }
     }
 }
 
@@ -222,7 +239,13 @@ impl<'a> Scanner<'a> {
     /// [`Error::Io`] when not even the size can be read.
     pub(crate) fn new(file: &'a File, identity: SegmentHeader) -> Result<Scanner<'a>, Error> {
         let end = file.length()?.min(identity.segment_bytes);
-        Ok(Scanner { file, identity, window: Buffer::zeroed(0), window_at: 0, end })
+        Ok(Scanner {
+            file,
+            identity,
+            window: Buffer::zeroed(0),
+            window_at: 0,
+            end,
+        })
     }
 
     /// First offset behind the last byte.
@@ -237,13 +260,17 @@ impl<'a> Scanner<'a> {
     /// Bytes of the file, as many as asked for, or why they cannot be had.
     fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], Damage> {
         if offset + length as u64 > self.end {
-            return Err(Damage::Length { found: offset + length as u64 });
+            return Err(Damage::Length {
+                found: offset + length as u64,
+            });
         }
         let covered = offset >= self.window_at
             && offset + length as u64 <= self.window_at + self.window.len() as u64;
         if !covered {
             let left = usize::try_from(self.end - offset).unwrap_or(usize::MAX);
-            let wide = self.file.read_exact(offset, length.max(WINDOW_BYTES).min(left));
+            let wide = self
+                .file
+                .read_exact(offset, length.max(WINDOW_BYTES).min(left));
             // A bad sector costs what lies on it, not the window around it (L-E3).
             let window = wide.or_else(|_| self.file.read_exact(offset, length));
             self.window = window.map_err(|_| Damage::Unreadable)?;
@@ -264,7 +291,11 @@ impl<'a> Scanner<'a> {
         let ours = header.log == self.identity.log
             && header.generation == self.identity.generation
             && header.offset == offset;
-        if !ours || records.iter().any(|record| record.volume != self.identity.volume) {
+        if !ours
+            || records
+                .iter()
+                .any(|record| record.volume != self.identity.volume)
+        {
             return Err(Damage::Identity);
         }
         let mut payload_at = offset + frame::payload_at(records.len()) as u64;
@@ -273,25 +304,39 @@ impl<'a> Scanner<'a> {
         for (index, header) in records.into_iter().enumerate() {
             let header_at = offset + frame::headers_bytes(index) as u64;
             let length = header.payload_bytes();
-            let state =
-                self.bytes(payload_at, length).and_then(|payload| header.verify(payload));
-            found.push(FoundRecord { header, header_at, payload_at, state });
+            let state = self
+                .bytes(payload_at, length)
+                .and_then(|payload| header.verify(payload));
+            found.push(FoundRecord {
+                header,
+                header_at,
+                payload_at,
+                state,
+            });
             payload_at += length as u64;
         }
         padding_ok &= self.is_zero(payload_at, offset + header.frame_bytes as u64);
-        Ok(FoundFrame { header, digest, records: found, padding_ok })
+        Ok(FoundFrame {
+            header,
+            digest,
+            records: found,
+            padding_ok,
+        })
     }
 
     fn is_zero(&mut self, from: u64, to: u64) -> bool {
         let length = usize::try_from(to - from).expect("padding is below 4096 bytes");
-        self.bytes(from, length).is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+        self.bytes(from, length)
+            .is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
     }
 
     /// Whether the bytes at `offset` look like the beginning of a frame of this very life, sound or
     /// not: what tells a torn frame from space that was never written to.
     pub(crate) fn looks_begun(&mut self, offset: u64) -> bool {
         let identity = self.identity;
-        let Ok(bytes) = self.bytes(offset, frame::layout::BYTES) else { return true };
+        let Ok(bytes) = self.bytes(offset, frame::layout::BYTES) else {
+            return true;
+        };
         let log = &bytes[frame::layout::LOG_AT..frame::layout::GENERATION_AT];
         let generation = LittleEndian::read_u64(&bytes[frame::layout::GENERATION_AT..]);
         log == identity.log.0 && generation == identity.generation
@@ -299,7 +344,8 @@ impl<'a> Scanner<'a> {
 
     /// Payload of a record that was found, for tools that print it.
     pub(crate) fn payload(&mut self, record: &FoundRecord) -> Option<&[u8]> {
-        self.bytes(record.payload_at, record.header.payload_bytes()).ok()
+        self.bytes(record.payload_at, record.header.payload_bytes())
+            .ok()
     }
 }
 
@@ -310,7 +356,13 @@ mod tests {
     #[test]
     fn names_follow_a_strict_grammar() {
         assert_eq!(slot_of("00000012.seg"), Some(12));
-        for name in ["12.seg", "0000001x.seg", "00000012.seg.bak", "+0000012.seg", "meta"] {
+        for name in [
+            "12.seg",
+            "0000001x.seg",
+            "00000012.seg.bak",
+            "+0000012.seg",
+            "meta",
+        ] {
             assert_eq!(slot_of(name), None, "{name}");
         }
     }
@@ -329,7 +381,10 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = page.to_vec();
                 bytes[at] ^= 1 << bit;
-                assert!(SegmentHeader::decode(&bytes).is_err(), "bit {bit} of byte {at}");
+                assert!(
+                    SegmentHeader::decode(&bytes).is_err(),
+                    "bit {bit} of byte {at}"
+                );
             }
         }
     }

@@ -1,0 +1,700 @@
+//! Group commit: how queued records become frames, and when they are durable.
+//!
+//! There is no writer thread. Whoever waits and finds nobody writing leads: it writes what is
+//! queued, its own records and those of everybody else, syncs once, and steps down. A lone caller
+//! does its own I/O and pays no hand-over; callers that arrive meanwhile share the next sync.
+
+use std::sync::Arc;
+
+use crate::disk::{self, Buffer};
+use crate::frame::{self, FRAME_ALIGNMENT, FRAME_BYTES_MAX, FRAME_RECORDS_MAX};
+use crate::frame::{FrameHeader, FrameKind};
+use crate::index::{self, Entry, Summary};
+use crate::log::{Log, State, chain};
+use crate::record::{Record, RecordHeader};
+use crate::retention::reclaim_floor;
+use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, SegmentHeader, file_name};
+use crate::walk::{Link, drop_above};
+use crate::{CleanClose, Error, Lsn};
+
+/// Bytes that may be queued before appenders wait for the disk.
+const QUEUE_BYTES_MAX: u64 = 16 << 20;
+/// Prepared segments kept ready.
+const READY_MAX: usize = 1;
+/// Files kept for reuse beyond the ready ones; more are removed (L-R4).
+const SPARE_MAX: usize = 3;
+
+/// Leadership; stepping down wakes everybody, whatever happened (L-W3).
+struct Leader<'a> {
+    log: &'a Log,
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        self.log.state().leading = false;
+        self.log.progress.notify_all();
+    }
+}
+
+/// A frame about to be written.
+struct Draft {
+    kind: FrameKind,
+    after: Lsn,
+    next_generation: u64,
+    records: Vec<Record>,
+}
+
+impl Draft {
+    fn event(kind: FrameKind, after: Lsn) -> Draft {
+        Draft {
+            kind,
+            after,
+            next_generation: 0,
+            records: Vec::new(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let payload = self
+            .records
+            .iter()
+            .map(|record| record.payload().len())
+            .sum();
+        frame::frame_bytes(self.records.len(), payload)
+    }
+}
+
+impl Log {
+    /// Waits until `bytes` more may be queued (back pressure). Call before taking locks that a
+    /// reader needs.
+    ///
+    /// # Errors
+    /// As [`Log::sync_through`].
+    pub fn admit(&self, bytes: u64) -> Result<(), Error> {
+        loop {
+            let state = self.state();
+            state.check_running()?;
+            if state.queue.is_empty() || state.queue_bytes + bytes <= QUEUE_BYTES_MAX {
+                return Ok(());
+            }
+            if state.leading {
+                drop(self.wait(state));
+                continue;
+            }
+            let leader = self.lead(state);
+            self.write_queue()?;
+            drop(leader);
+        }
+    }
+
+    /// Makes everything appended before the call durable and returns the durable LSN.
+    ///
+    /// # Errors
+    /// As [`Log::sync_through`].
+    pub fn sync(&self) -> Result<Lsn, Error> {
+        self.sync_through(self.frontiers().head)
+    }
+
+    /// Waits until `lsn` is durable, driving the write if nobody else does.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] when a write or sync failed; [`Error::Io`] with ENOSPC when no segment
+    /// can be prepared, and a later call may succeed; [`Error::BeyondHead`] for an LSN that was not
+    /// appended.
+    pub fn sync_through(&self, lsn: Lsn) -> Result<Lsn, Error> {
+        loop {
+            let state = self.state();
+            if state.frontiers.durable >= lsn {
+                return Ok(state.frontiers.durable);
+            }
+            state.check_running()?;
+            if lsn > state.frontiers.head {
+                return Err(Error::BeyondHead {
+                    through: lsn,
+                    head: state.frontiers.head,
+                });
+            }
+            if state.leading {
+                drop(self.wait(state));
+                continue;
+            }
+            let leader = self.lead(state);
+            self.write_queue()?;
+            self.sync_active()?;
+            drop(leader);
+        }
+    }
+
+    fn lead(&self, mut state: std::sync::MutexGuard<'_, State>) -> Leader<'_> {
+        state.leading = true;
+        drop(state);
+        Leader { log: self }
+    }
+
+    /// Takes leadership, waiting for whoever has it.
+    fn lead_alone(&self) -> Result<Leader<'_>, Error> {
+        loop {
+            let state = self.state();
+            state.check_running()?;
+            if !state.leading {
+                return Ok(self.lead(state));
+            }
+            drop(self.wait(state));
+        }
+    }
+
+    /// Leader only: writes what was queued when the call began.
+    fn write_queue(&self) -> Result<(), Error> {
+        let goal = self.frontiers().head;
+        loop {
+            let draft = self.next_draft(goal);
+            if draft.records.is_empty() {
+                return Ok(());
+            }
+            if !self.fits(draft.bytes()) {
+                // Met before anything is taken from the queue: a full disk loses no record.
+                self.rotate()?;
+                continue;
+            }
+            self.write_frame(draft)?;
+        }
+    }
+
+    /// The next records that fit one frame in the active segment; all that fit a fresh one when
+    /// none fits this.
+    fn next_draft(&self, goal: Lsn) -> Draft {
+        let mut state = self.state();
+        let room = self.room(&mut state);
+        let most = FRAME_BYTES_MAX.min(self.capacity());
+        let mut draft = Draft::event(FrameKind::Records, state.written);
+        let mut payload = 0;
+        for record in &state.queue {
+            let count = draft.records.len() + 1;
+            let bytes = frame::frame_bytes(count, payload + record.payload().len());
+            let over = bytes > most || (bytes > room && !draft.records.is_empty());
+            if record.lsn() > goal || count > FRAME_RECORDS_MAX || over {
+                break;
+            }
+            payload += record.payload().len();
+            draft.records.push(record.clone());
+        }
+        draft
+    }
+
+    /// Bytes of frames that a segment holds, its seal left out.
+    fn capacity(&self) -> usize {
+        let bytes = self.ids.geometry.segment_bytes - FIRST_FRAME_AT - FRAME_ALIGNMENT as u64;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes left in the active segment, its seal left out.
+    fn room(&self, state: &mut State) -> usize {
+        let used = state.active().end - FIRST_FRAME_AT;
+        self.capacity() - usize::try_from(used).unwrap_or(usize::MAX)
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        let mut state = self.state();
+        let sealed = state.active().sealed;
+        !sealed && bytes <= self.room(&mut state)
+    }
+
+    /// Leader only: puts one frame behind the last one. A failure is final (L3): what reached the
+    /// disk is unknown.
+    fn write_frame(&self, draft: Draft) -> Result<(), Error> {
+        let timestamp_ns = self.clock.unix_ns();
+        let (file, header) = {
+            let mut state = self.state();
+            let (link, frontiers) = (state.link, state.frontiers);
+            let active = state.active();
+            let header = FrameHeader {
+                kind: draft.kind,
+                record_count: draft.records.len(),
+                frame_bytes: draft.bytes(),
+                log: self.ids.log,
+                generation: active.file.generation,
+                sequence: link.sequence,
+                previous: link.previous,
+                offset: active.end,
+                frontier: frontiers.durable,
+                committed: frontiers.committed,
+                timestamp_ns,
+                after: draft.after,
+                next_generation: draft.next_generation,
+            };
+            (Arc::clone(&active.file), header)
+        };
+        let headers: Vec<_> = draft
+            .records
+            .iter()
+            .map(|record| record.header().encode())
+            .collect();
+        let (page, digest) = header.encode(&headers);
+        let mut used = page.len();
+        let mut buffers = vec![Arc::new(page)];
+        for record in draft
+            .records
+            .iter()
+            .filter(|record| !record.payload().is_empty())
+        {
+            used += record.payload().len();
+            buffers.push(Arc::clone(record.payload()));
+        }
+        if used < header.frame_bytes {
+            buffers.push(Arc::new(Buffer::zeroed(header.frame_bytes - used)));
+        }
+        let written = file.file.write(header.offset, buffers);
+        let mut state = self.state();
+        if let Err(error) = written {
+            state.poison(&error);
+            return Err(error);
+        }
+        state.place(&header, digest, &draft.records);
+        drop(state);
+        self.progress.notify_all();
+        Ok(())
+    }
+
+    /// Leader only: makes every written frame durable. The frontier is captured before the sync
+    /// that covers it (L5).
+    pub(crate) fn sync_active(&self) -> Result<(), Error> {
+        let (file, captured) = {
+            let mut state = self.state();
+            if !state.unsynced {
+                return Ok(());
+            }
+            state.unsynced = false;
+            let captured = state.written;
+            (Arc::clone(&state.active().file), captured)
+        };
+        let synced = file.file.sync();
+        let mut state = self.state();
+        if let Err(error) = synced {
+            state.poison(&error);
+            return Err(error);
+        }
+        state.frontiers.durable = state.frontiers.durable.max(captured);
+        state.frontiers.assert_chain();
+        drop(state);
+        self.progress.notify_all();
+        Ok(())
+    }
+
+    /// Leader only: seals the active segment and goes on in a fresh one. The next segment is
+    /// prepared and durable before the seal names it, and everything before the seal is durable
+    /// before the first frame behind it is written.
+    pub(crate) fn rotate(&self) -> Result<(), Error> {
+        let ready = self.state().ready.pop();
+        let next = match ready {
+            Some(next) => next,
+            None => self.prepare()?,
+        };
+        if !self.state().active().sealed {
+            let after = self.state().written;
+            let mut draft = Draft::event(FrameKind::Seal, after);
+            draft.next_generation = next.generation;
+            self.write_frame(draft)?;
+            self.sync_active()?;
+        }
+        self.state().push_active(next);
+        Ok(())
+    }
+
+    /// Prepares a segment for its next life: a generation that nobody used, written space, header
+    /// and name durable (D16). ENOSPC is met here (L8).
+    pub(crate) fn prepare(&self) -> Result<Arc<SegmentFile>, Error> {
+        let slot = self.state().take_slot();
+        let prepared = self.prepare_slot(slot);
+        if prepared.is_err() {
+            self.state().slots.spare.push(slot);
+        }
+        prepared
+    }
+
+    fn prepare_slot(&self, slot: u32) -> Result<Arc<SegmentFile>, Error> {
+        let mut generation = 0;
+        self.meta.update(|meta| {
+            generation = meta.generation_next;
+            meta.generation_next += 1;
+        })?;
+        let header = SegmentHeader {
+            volume: self.ids.volume,
+            log: self.ids.log,
+            generation,
+            segment_bytes: self.ids.geometry.segment_bytes,
+        };
+        let file = SegmentFile::prepare(&self.disk, &self.dir, slot, header)?;
+        disk::sync_dir(self.disk.as_ref(), &self.dir)?;
+        Ok(Arc::new(file))
+    }
+
+    /// Drops every record above `after`, durably, with a new segment generation behind it (D4).
+    /// What is queued is written first.
+    ///
+    /// # Errors
+    /// [`Error::Chain`] below tail, checkpoint or committed; [`Error::BeyondHead`] above the head.
+    pub fn truncate(&self, after: Lsn) -> Result<(), Error> {
+        self.check_writable()?;
+        let leader = self.lead_alone()?;
+        self.write_queue()?;
+        self.sync_active()?;
+        let frontiers = self.frontiers();
+        let bounds = [
+            ("tail", frontiers.tail),
+            ("checkpoint", frontiers.checkpoint),
+            ("committed", frontiers.committed),
+        ];
+        if let Some((name, bound)) = bounds.into_iter().find(|(_, bound)| after < *bound) {
+            return Err(chain("truncate after", after, name, bound));
+        }
+        if after >= frontiers.head {
+            return Ok(());
+        }
+        if !self.fits(FRAME_ALIGNMENT) {
+            self.rotate()?;
+        }
+        self.write_frame(Draft::event(FrameKind::Truncation, after))?;
+        self.rotate()?;
+        drop(leader);
+        self.persist_lineage(after)
+    }
+
+    fn persist_lineage(&self, through: Lsn) -> Result<(), Error> {
+        let lineage = self.state().lineage.through(through);
+        self.meta.update(|meta| meta.lineage = lineage.clone())?;
+        self.state().lineage = lineage;
+        Ok(())
+    }
+
+    /// Moves the tail to `lsn`, or as far as the pins allow, durably, and frees whole segments.
+    /// Returns the tail. A pin that held it back releases the rest when it goes (P09).
+    ///
+    /// # Errors
+    /// [`Error::Chain`] above head, committed or checkpoint (D20).
+    pub fn reclaim(&self, lsn: Lsn) -> Result<Lsn, Error> {
+        self.check_writable()?;
+        let (tail, first_generation) = {
+            let mut state = self.state();
+            let frontiers = state.frontiers;
+            let bounds = [
+                ("checkpoint", frontiers.checkpoint),
+                ("committed", frontiers.committed),
+                ("head", frontiers.head),
+            ];
+            if let Some((name, bound)) = bounds.into_iter().find(|(_, bound)| lsn > *bound) {
+                return Err(chain("reclaim through", lsn, name, bound));
+            }
+            state.reclaim_wanted = state.reclaim_wanted.max(lsn);
+            let tail = reclaim_floor(state.reclaim_wanted, state.pins.floor());
+            if tail <= frontiers.tail {
+                return Ok(frontiers.tail);
+            }
+            // Pins below are refused from here on (L-N2).
+            state.frontiers.tail = tail;
+            state.frontiers.assert_chain();
+            let kept = state.reclaimable(tail);
+            (tail, state.segments[kept].file.generation)
+        };
+        // P08: meta durable before the space is reused.
+        self.meta.update(|meta| {
+            meta.tail = meta.tail.max(tail);
+            meta.first_generation = meta.first_generation.max(Some(first_generation));
+        })?;
+        let mut state = self.state();
+        let kept = state.reclaimable(tail);
+        let freed: Vec<_> = state
+            .segments
+            .drain(..kept)
+            .map(|segment| segment.file)
+            .collect();
+        state.retired.extend(freed);
+        Ok(tail)
+    }
+
+    /// One step of background work: reclaim that a pin held back, seal, prepare, remove spares.
+    /// `false` when there is nothing to do. The edge thread calls it; a simulator may instead.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; ENOSPC here is met before an append needs the space (L8).
+    pub fn step(&self) -> Result<bool, Error> {
+        {
+            let mut state = self.state();
+            if state.stopped || state.stepping || state.check_poison().is_err() {
+                return Ok(false);
+            }
+            state.stepping = true;
+        }
+        let stepped = self.step_once();
+        self.state().stepping = false;
+        self.progress.notify_all();
+        stepped
+    }
+
+    fn step_once(&self) -> Result<bool, Error> {
+        if self.check_writable().is_err() {
+            return Ok(false);
+        }
+        let wanted = {
+            let state = self.state();
+            let floor = reclaim_floor(state.reclaim_wanted, state.pins.floor());
+            (floor > state.frontiers.tail).then_some(state.reclaim_wanted)
+        };
+        if let Some(wanted) = wanted {
+            return self.reclaim(wanted).map(|_| true);
+        }
+        Ok(self.seal_one()? || self.prepare_one()? || self.remove_one()?)
+    }
+
+    /// Writes the index of a sealed segment from read-back (D15).
+    fn seal_one(&self) -> Result<bool, Error> {
+        let file = {
+            let state = self.state();
+            let waiting = state
+                .segments
+                .iter()
+                .find(|segment| segment.sealed && !segment.indexed);
+            match waiting {
+                Some(segment) => Arc::clone(&segment.file),
+                None => return Ok(false),
+            }
+        };
+        let summary = self.read_back(&file)?;
+        match &summary {
+            Some(summary) => index::write(&self.disk, &file, self.ids.log, summary)?,
+            None => tracing::error!(
+                segment = %file.path().display(),
+                "a sealed segment does not read back whole; run seawall verify"
+            ),
+        }
+        let mut state = self.state();
+        let segments = state.segments.iter_mut();
+        for segment in segments.filter(|segment| segment.file.generation == file.generation) {
+            segment.indexed = true;
+        }
+        Ok(true)
+    }
+
+    /// Everything in a sealed segment, or `None` when a byte of it is not as it was written.
+    fn read_back(&self, file: &SegmentFile) -> Result<Option<Summary>, Error> {
+        let identity = SegmentHeader {
+            volume: self.ids.volume,
+            log: self.ids.log,
+            generation: file.generation,
+            segment_bytes: self.ids.geometry.segment_bytes,
+        };
+        let mut scanner = Scanner::new(&file.file, identity)?;
+        let mut summary: Option<Summary> = None;
+        let mut at = FIRST_FRAME_AT;
+        while let Ok(frame) = scanner.frame_at(at) {
+            if !frame.is_whole() {
+                return Ok(None);
+            }
+            summary
+                .get_or_insert_with(|| Summary::begin(&frame))
+                .push(&frame);
+            at += frame.header.frame_bytes as u64;
+            if frame.header.kind == FrameKind::Seal {
+                return Ok(summary);
+            }
+        }
+        Ok(None)
+    }
+
+    fn prepare_one(&self) -> Result<bool, Error> {
+        let wanted = {
+            let mut state = self.state();
+            let half = self.ids.geometry.segment_bytes / 2;
+            state.ready.len() < READY_MAX && state.active().end > half
+        };
+        if wanted {
+            let prepared = self.prepare()?;
+            self.state().ready.push(prepared);
+        }
+        Ok(wanted)
+    }
+
+    /// Removes a file beyond the pool (L-R4).
+    fn remove_one(&self) -> Result<bool, Error> {
+        let slot = {
+            let mut state = self.state();
+            state.collect_retired();
+            if state.slots.spare.len() <= SPARE_MAX {
+                return Ok(false);
+            }
+            state.slots.spare.pop()
+        };
+        let Some(slot) = slot else { return Ok(false) };
+        let path = self.dir.join(file_name(slot));
+        disk::remove(self.disk.as_ref(), &index::path_of(&path))?;
+        disk::remove(self.disk.as_ref(), &path)?;
+        disk::sync_dir(self.disk.as_ref(), &self.dir)?;
+        Ok(true)
+    }
+
+    /// Syncs, then writes a mark frame (frontier = head) if frames were written since the last one
+    /// (D13).
+    ///
+    /// # Errors
+    /// As [`Log::sync_through`].
+    pub fn mark(&self) -> Result<(), Error> {
+        {
+            let state = self.state();
+            let idle = !state.unmarked && state.queue.is_empty();
+            if idle || state.check_poison().is_err() || state.stopped {
+                return Ok(());
+            }
+        }
+        let leader = self.lead_alone()?;
+        self.write_mark()?;
+        drop(leader);
+        Ok(())
+    }
+
+    /// Leader only. Gives the sequence of the mark, and the head it speaks of.
+    fn write_mark(&self) -> Result<CleanClose, Error> {
+        self.write_queue()?;
+        self.sync_active()?;
+        if !self.fits(FRAME_ALIGNMENT) {
+            self.rotate()?;
+        }
+        let head = self.state().written;
+        self.write_frame(Draft::event(FrameKind::Mark, head))?;
+        self.sync_active()?;
+        let mut state = self.state();
+        state.unmarked = false;
+        Ok(CleanClose {
+            sequence: state.link.sequence - 1,
+            head,
+        })
+    }
+
+    /// Syncs, writes a mark, and leaves the clean-close mark in meta. Later appends are refused.
+    ///
+    /// # Errors
+    /// As [`Log::sync_through`].
+    pub fn close(&self) -> Result<(), Error> {
+        if self.check_writable().is_err() {
+            self.stop();
+            return Ok(());
+        }
+        let leader = self.lead_alone()?;
+        let mark = self.write_mark()?;
+        drop(leader);
+        self.stop();
+        let committed = self.frontiers().committed;
+        self.meta.update(|meta| {
+            meta.committed = meta.committed.max(committed);
+            meta.clean_close = Some(mark);
+        })
+    }
+
+    /// Ends background work and refuses later appends, without a clean close. Nothing of this log
+    /// touches the disk once it returns, but for calls that others still make.
+    pub fn stop(&self) {
+        let mut state = self.state();
+        state.stopped = true;
+        self.progress.notify_all();
+        while state.leading || state.stepping {
+            state = self.wait(state);
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// Edge thread: waits until something happens, at most `timeout`.
+    pub(crate) fn wait_for_work(&self, timeout: std::time::Duration) {
+        let state = self.state();
+        if !state.stopped {
+            // OK because the caller looks for work again whatever woke it.
+            drop(self.progress.wait_timeout(state, timeout));
+        }
+    }
+}
+
+impl State {
+    /// Accounts for a frame that reached the disk.
+    fn place(&mut self, header: &FrameHeader, digest: u128, records: &[Record]) {
+        self.link = Link {
+            sequence: header.sequence + 1,
+            previous: digest,
+        };
+        self.unsynced = true;
+        self.unmarked |= header.kind != FrameKind::Mark;
+        let mut payload_at = header.offset + frame::payload_at(records.len()) as u64;
+        let small = |at: u64| u32::try_from(at).expect("segments are at most 1 GiB");
+        let entries: Vec<Entry> = records
+            .iter()
+            .enumerate()
+            .map(|(index, record)| {
+                let at = payload_at;
+                payload_at += record.payload().len() as u64;
+                Entry {
+                    lsn: record.lsn(),
+                    lba: record.header().lba,
+                    blocks: record.header().blocks,
+                    header_at: small(header.offset + frame::headers_bytes(index) as u64),
+                    payload_at: small(at),
+                    kind: record.header().kind,
+                    no_hole: record.header().no_hole,
+                }
+            })
+            .collect();
+        for record in records {
+            self.pending.remove(&record.lsn());
+            self.queue.pop_front();
+            self.queue_bytes -= record.bytes() as u64;
+        }
+        let active = self.active();
+        active.entries.extend(entries);
+        active.end += header.frame_bytes as u64;
+        active.sealed = header.kind == FrameKind::Seal;
+        match header.kind {
+            FrameKind::Records => {
+                active.through = header.last();
+                self.written = header.last();
+            }
+            FrameKind::Truncation => self.drop_above(header.after),
+            FrameKind::Mark | FrameKind::Seal => {}
+        }
+    }
+
+    fn drop_above(&mut self, after: Lsn) {
+        drop_above(&mut self.segments, after);
+        self.written = after;
+        self.applied = after;
+        self.frontiers.head = after;
+        self.frontiers.durable = self.frontiers.durable.min(after);
+        self.frontiers.assert_chain();
+    }
+
+    /// Number of segments at the front that hold nothing above `tail`; the active one never counts.
+    fn reclaimable(&self, tail: Lsn) -> usize {
+        let sealed = &self.segments[..self.segments.len() - 1];
+        sealed
+            .iter()
+            .take_while(|segment| segment.through <= tail)
+            .count()
+    }
+
+    fn collect_retired(&mut self) {
+        let retired = std::mem::take(&mut self.retired);
+        for file in retired {
+            match Arc::strong_count(&file) {
+                1 => self.slots.spare.push(file.slot),
+                _ => self.retired.push(file),
+            }
+        }
+    }
+
+    fn take_slot(&mut self) -> u32 {
+        self.collect_retired();
+        self.slots.spare.pop().unwrap_or_else(|| {
+            self.slots.next += 1;
+            self.slots.next - 1
+        })
+    }
+}
+
+const _: () = assert!(RecordHeader::BYTES * FRAME_RECORDS_MAX < FRAME_BYTES_MAX);

@@ -1,0 +1,85 @@
+//! The only thread of the crate and the only clock: steps background work when the disk is not
+//! stepped by its user (D22).
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this edge is where time and threads come from"
+)]
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::clock::Clock;
+use crate::log::Log;
+
+/// The clocks of the operating system.
+#[derive(Debug)]
+pub struct SystemClock {
+    origin: Instant,
+}
+
+impl SystemClock {
+    /// The clocks of the operating system.
+    #[must_use]
+    #[expect(
+        clippy::new_ret_no_self,
+        reason = "every user wants it as a shared trait object"
+    )]
+    pub fn new() -> Arc<dyn Clock> {
+        Arc::new(SystemClock {
+            origin: Instant::now(),
+        })
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Clock for SystemClock {
+    fn unix_ns(&self) -> u64 {
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, nanoseconds)
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        nanoseconds(self.origin.elapsed())
+    }
+}
+
+/// A log that was not appended to for this long gets a mark frame (D13).
+const IDLE: Duration = Duration::from_millis(200);
+
+/// Starts the thread that seals, prepares, reclaims and marks. It ends with the log.
+pub(crate) fn spawn(log: &Arc<Log>) -> std::io::Result<()> {
+    let weak = Arc::downgrade(log);
+    let name = "seawall-wal".to_owned();
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(move || run(&weak))
+        .map(drop)
+}
+
+fn run(weak: &Weak<Log>) {
+    let mut seen = None;
+    while let Some(log) = weak.upgrade() {
+        if log.is_stopped() {
+            return;
+        }
+        let stepped = log.step().unwrap_or_else(|error| {
+            // WARN and go on: appends meet the same error themselves, and reads do not need this.
+            tracing::warn!(%error, "background work of the log failed; it is tried again");
+            false
+        });
+        if stepped {
+            continue;
+        }
+        let head = log.frontiers().head;
+        let idle = seen == Some(head);
+        seen = Some(head);
+        if idle && let Err(error) = log.mark() {
+            tracing::warn!(%error, "cannot mark the idle log");
+        }
+        log.wait_for_work(IDLE);
+    }
+}

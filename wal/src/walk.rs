@@ -1,0 +1,599 @@
+//! Reads a log from disk, frame by frame or by sealed index, and collects the facts that replay
+//! decides on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::{self, Disk, File, OpenMode};
+use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader, FrameKind};
+use crate::index::{self, Entry, Summary};
+use crate::replay::Facts;
+use crate::report::{Loss, LossReport};
+use crate::segment::{FIRST_FRAME_AT, FoundFrame, Scanner, SegmentFile, SegmentHeader, slot_of};
+use crate::{Corrupt, Damage, Error, Lsn, LsnRange, MetaContents};
+
+/// One segment of the log, in memory.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) file: Arc<SegmentFile>,
+    /// Retained records, by LSN.
+    pub(crate) entries: Vec<Entry>,
+    /// Head behind its last frame, truncations of later segments applied.
+    pub(crate) through: Lsn,
+    /// Offset behind its last frame.
+    pub(crate) end: u64,
+    /// Ends with a seal frame.
+    pub(crate) sealed: bool,
+    /// Its sealed index is on disk.
+    pub(crate) indexed: bool,
+}
+
+/// Where the chain of frames goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Sequence of the next frame.
+    pub(crate) sequence: u64,
+    /// Digest of the last frame.
+    pub(crate) previous: u128,
+}
+
+impl Link {
+    /// Before the first frame of a log.
+    pub(crate) const FIRST: Link = Link {
+        sequence: 1,
+        previous: 0,
+    };
+}
+
+/// Slots that belong to no retained segment, with the highest slot number in use.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    /// Files that may be prepared for a new life.
+    pub(crate) spare: Vec<u32>,
+    /// First slot number never used.
+    pub(crate) next: u32,
+}
+
+/// A record that is there and not whole.
+#[derive(Clone, Debug)]
+struct Bad {
+    segment: usize,
+    frame_at: u64,
+    before: Link,
+    head_before: Lsn,
+    loss: Loss,
+}
+
+/// Everything a walk found.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) slots: Slots,
+    pub(crate) link: Link,
+    /// Head of the chain.
+    pub(crate) head: Lsn,
+    /// Highest recorded frontier, islands and meta included.
+    pub(crate) frontier: Lsn,
+    /// Highest recorded committed.
+    pub(crate) committed: Lsn,
+    /// What lies at the end of the chain, and where.
+    pub(crate) stop: Corrupt,
+    pub(crate) facts: Facts,
+    pub(crate) scanned: u64,
+    pub(crate) by_index: u64,
+    pub(crate) records: u64,
+    /// Bytes behind the end of the chain that a later frame of this life reaches to.
+    pub(crate) bytes_behind: u64,
+    bad: Vec<Bad>,
+    islands: Vec<Island>,
+}
+
+/// Sound frames behind a broken link: evidence, not a source of records (D13).
+#[derive(Debug)]
+struct Island {
+    file: Arc<SegmentFile>,
+    frame: FoundFrame,
+}
+
+/// What the walk needs to know of the volume.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) disk: &'a Arc<dyn Disk>,
+    pub(crate) dir: &'a Path,
+    pub(crate) meta: &'a MetaContents,
+    pub(crate) checkpoint: Lsn,
+    pub(crate) writable: bool,
+}
+
+impl Place<'_> {
+    fn identity(&self, generation: u64) -> SegmentHeader {
+        SegmentHeader {
+            volume: self.meta.volume,
+            log: self.meta.log,
+            generation,
+            segment_bytes: self.meta.geometry.segment_bytes,
+        }
+    }
+
+    /// Every segment file of this log by generation, and the slots of all others.
+    fn collect(&self) -> Result<(BTreeMap<u64, Arc<SegmentFile>>, Slots), Error> {
+        let mode = if self.writable {
+            OpenMode::ReadWrite
+        } else {
+            OpenMode::Read
+        };
+        let (mut files, mut slots) = (BTreeMap::new(), Slots::default());
+        for slot in disk::list(self.disk.as_ref(), self.dir)?
+            .iter()
+            .filter_map(|n| slot_of(n))
+        {
+            slots.next = slots.next.max(slot + 1);
+            let path = self.dir.join(crate::segment::file_name(slot));
+            let file = File::open(self.disk, &path, mode)?;
+            if self.writable {
+                // L4: what we are about to believe has to be durable first.
+                file.sync()?;
+            }
+            match self.generation_of(&file)? {
+                Some(generation) => {
+                    let segment = SegmentFile::new(slot, generation, Arc::new(file));
+                    if let Some(twin) = files.insert(generation, Arc::new(segment)) {
+                        return Err(Error::corrupt(twin.path(), 0, None, Damage::Identity));
+                    }
+                }
+                None => slots.spare.push(slot),
+            }
+        }
+        if self.writable {
+            disk::sync_dir(self.disk.as_ref(), self.dir)?;
+        }
+        Ok((files, slots))
+    }
+
+    /// Generation of a file of this log. A file of another volume is refused by name; one of an
+    /// earlier log of ours, or one that was never prepared, may be reused.
+    fn generation_of(&self, file: &File) -> Result<Option<u64>, Error> {
+        let page = file.read(0, FRAME_ALIGNMENT)?;
+        match SegmentHeader::decode(&page) {
+            Ok(header) if header.volume != self.meta.volume => {
+                Err(Error::corrupt(file.path(), 0, None, Damage::Identity))
+            }
+            Ok(header) => Ok((header.log == self.meta.log).then_some(header.generation)),
+            // The header is damaged: the first frame says whose life this is.
+            Err(_) => Ok(self.generation_of_first_frame(file)),
+        }
+    }
+
+    fn generation_of_first_frame(&self, file: &File) -> Option<u64> {
+        let page = file
+            .read(FIRST_FRAME_AT, frame::payload_at(frame::FRAME_RECORDS_MAX))
+            .ok()?;
+        let (header, _, _) = FrameHeader::decode(&page).ok()?;
+        (header.log == self.meta.log).then_some(header.generation)
+    }
+
+    /// Walks the log from its oldest retained segment to its end.
+    pub(crate) fn walk(&self) -> Result<Walk, Error> {
+        let (mut files, slots) = self.collect()?;
+        let mut walk = Walk {
+            segments: Vec::new(),
+            slots,
+            link: Link::FIRST,
+            head: self.meta.origin,
+            frontier: Lsn::ZERO,
+            committed: self.meta.committed,
+            stop: Corrupt {
+                path: self.dir.into(),
+                offset: 0,
+                lsn: None,
+                what: Damage::Missing,
+            },
+            facts: Facts {
+                named_missing: false,
+                frontier_above: false,
+                begun: false,
+            },
+            scanned: 0,
+            by_index: 0,
+            records: 0,
+            bytes_behind: 0,
+            bad: Vec::new(),
+            islands: Vec::new(),
+        };
+        let mut next = self.meta.first_generation;
+        let mut last_generation = 0;
+        while let Some(generation) = next {
+            let Some(file) = files.remove(&generation) else {
+                walk.lost_segment(self.dir, generation);
+                break;
+            };
+            last_generation = generation;
+            next = self.take_segment(&mut walk, file)?;
+        }
+        // Files of lives before the oldest retained one were reclaimed, and what lies in them says
+        // nothing. Later ones may hold frames whose link is lost.
+        for (generation, file) in files {
+            walk.slots.spare.push(file.slot);
+            if generation > last_generation && self.meta.first_generation.is_some() {
+                self.look_for_islands(&mut walk, &file, FIRST_FRAME_AT)?;
+            }
+        }
+        self.conclude(&mut walk);
+        Ok(walk)
+    }
+
+    /// Adds one segment to the chain; gives the generation that its seal names.
+    fn take_segment(&self, walk: &mut Walk, file: Arc<SegmentFile>) -> Result<Option<u64>, Error> {
+        let first = walk.segments.is_empty();
+        if let Some(summary) = index::read(self.disk, &file, self.meta.log)
+            && (first || summary.first_sequence == walk.link.sequence)
+            && (first || summary.first_previous == walk.link.previous)
+        {
+            walk.by_index += 1;
+            let next = summary.next_generation;
+            walk.push(file, summary, true);
+            return Ok(next);
+        }
+        walk.scanned += 1;
+        let identity = self.identity(file.generation);
+        let handle = Arc::clone(&file.file);
+        let mut scanner = Scanner::new(&handle, identity)?;
+        let mut summary: Option<Summary> = None;
+        let mut at = FIRST_FRAME_AT;
+        let (mut link, mut head) = (walk.link, walk.head);
+        let mut bad = Vec::new();
+        let what = loop {
+            let frame = match scanner.frame_at(at) {
+                Ok(frame) => frame,
+                Err(what) => break what,
+            };
+            let fresh = first && summary.is_none();
+            if let Err(what) = follows(&frame.header, link, head, fresh) {
+                break what;
+            }
+            if fresh {
+                head = frame.header.after;
+            }
+            for record in frame.records.iter().filter(|record| record.state.is_err()) {
+                bad.push(Bad {
+                    segment: walk.segments.len(),
+                    frame_at: at,
+                    before: link,
+                    head_before: head,
+                    loss: loss_of_record(&scanner, record),
+                });
+            }
+            link = Link {
+                sequence: frame.header.sequence + 1,
+                previous: frame.digest,
+            };
+            head = frame.header.last();
+            summary
+                .get_or_insert_with(|| Summary::begin(&frame))
+                .push(&frame);
+            at += frame.header.frame_bytes as u64;
+            if frame.header.kind == FrameKind::Seal {
+                break Damage::Missing;
+            }
+        };
+        walk.bad.append(&mut bad);
+        let next = summary.as_ref().and_then(|summary| summary.next_generation);
+        match summary {
+            Some(summary) => walk.push(Arc::clone(&file), summary, false),
+            None => walk.push_empty(Arc::clone(&file)),
+        }
+        if next.is_none() {
+            walk.stop = Corrupt {
+                path: scanner.path(),
+                offset: at,
+                lsn: None,
+                what,
+            };
+            walk.facts.begun = scanner.looks_begun(at);
+            self.look_for_islands(walk, &file, at + FRAME_ALIGNMENT as u64)?;
+        }
+        Ok(next)
+    }
+
+    /// Looks for sound frames from `at` to the end of the file, at every 4 KiB (D13).
+    fn look_for_islands(
+        &self,
+        walk: &mut Walk,
+        file: &Arc<SegmentFile>,
+        at: u64,
+    ) -> Result<(), Error> {
+        let handle = Arc::clone(&file.file);
+        let mut scanner = Scanner::new(&handle, self.identity(file.generation))?;
+        let mut at = at;
+        while at + FRAME_ALIGNMENT as u64 <= scanner.end() {
+            match scanner.frame_at(at) {
+                Ok(frame) => {
+                    at += frame.header.frame_bytes as u64;
+                    walk.bytes_behind = walk.bytes_behind.max(at);
+                    walk.facts.begun = true;
+                    walk.islands.push(Island {
+                        file: Arc::clone(file),
+                        frame,
+                    });
+                }
+                Err(_) => at += FRAME_ALIGNMENT as u64,
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds up the evidence.
+    fn conclude(&self, walk: &mut Walk) {
+        walk.islands
+            .sort_by_key(|island| island.frame.header.sequence);
+        for island in &walk.islands {
+            let header = &island.frame.header;
+            walk.frontier = match header.kind {
+                FrameKind::Truncation => walk.frontier.min(header.after),
+                FrameKind::Mark => walk.frontier.max(header.after),
+                _ => walk.frontier.max(header.frontier),
+            };
+        }
+        // A truncation durably lowered what was dropped; what meta says is never above the rest.
+        let meta = self.meta;
+        let clean = meta.clean_close.map_or(Lsn::ZERO, |clean| clean.head);
+        for recorded in [
+            meta.committed,
+            meta.tail,
+            self.checkpoint,
+            meta.origin,
+            clean,
+        ] {
+            walk.frontier = walk.frontier.max(recorded);
+        }
+        let whole = walk
+            .bad
+            .first()
+            .map_or(walk.head, |bad| bad.loss.lsns.after);
+        walk.facts.frontier_above = walk.frontier > whole;
+        walk.facts.begun |= !walk.bad.is_empty();
+        walk.facts.named_missing |= meta
+            .clean_close
+            .is_some_and(|clean| walk.link.sequence <= clean.sequence);
+        walk.bytes_behind = walk.bytes_behind.saturating_sub(walk.stop.offset);
+    }
+}
+
+/// Whether a frame follows the chain (L1, L6).
+fn follows(header: &FrameHeader, link: Link, head: Lsn, fresh: bool) -> Result<(), Damage> {
+    if fresh {
+        return Ok(());
+    }
+    if header.sequence != link.sequence || header.previous != link.previous {
+        return Err(Damage::Link {
+            expected: link.sequence,
+            found: header.sequence,
+        });
+    }
+    let follows = match header.kind {
+        FrameKind::Truncation => header.after <= head,
+        FrameKind::Records | FrameKind::Mark | FrameKind::Seal => header.after == head,
+    };
+    match follows {
+        true => Ok(()),
+        false => Err(Damage::LsnGap {
+            expected: head.next(),
+            found: header.after.next(),
+        }),
+    }
+}
+
+fn loss_of_record(scanner: &Scanner<'_>, record: &crate::segment::FoundRecord) -> Loss {
+    let header = &record.header;
+    Loss {
+        at: Corrupt {
+            path: scanner.path(),
+            offset: record.payload_at,
+            lsn: Some(header.lsn),
+            what: record.state.err().unwrap_or(Damage::Missing),
+        },
+        lsns: LsnRange::new(header.lsn.before(), header.lsn),
+        blocks: Some(vec![(header.lba, header.blocks)]),
+        hole: false,
+    }
+}
+
+impl Walk {
+    fn push(&mut self, file: Arc<SegmentFile>, summary: Summary, indexed: bool) {
+        self.link = Link {
+            sequence: summary.last_sequence + 1,
+            previous: summary.last_digest,
+        };
+        self.head = summary.through;
+        if let Some(after) = summary.truncated_after {
+            self.drop_above(after);
+        }
+        self.frontier = self.frontier.max(summary.frontier);
+        self.committed = self.committed.max(summary.committed);
+        self.records += summary.entries.len() as u64;
+        self.segments.push(Segment {
+            file,
+            entries: summary.entries,
+            through: summary.through,
+            end: summary.end,
+            sealed: summary.next_generation.is_some(),
+            indexed,
+        });
+    }
+
+    fn push_empty(&mut self, file: Arc<SegmentFile>) {
+        self.segments.push(Segment {
+            file,
+            entries: Vec::new(),
+            through: self.head,
+            end: FIRST_FRAME_AT,
+            sealed: false,
+            indexed: false,
+        });
+    }
+
+    /// Applies a truncation to everything that came before it.
+    fn drop_above(&mut self, after: Lsn) {
+        drop_above(&mut self.segments, after);
+        self.frontier = self.frontier.min(after);
+        self.bad.retain(|bad| bad.loss.lsns.through <= after);
+    }
+
+    fn lost_segment(&mut self, dir: &Path, generation: u64) {
+        self.stop = Corrupt {
+            path: dir.into(),
+            offset: 0,
+            lsn: Some(self.head.next()),
+            what: Damage::Field {
+                field: "generation",
+                found: generation,
+            },
+        };
+        self.facts.named_missing = true;
+    }
+
+    /// Cuts the torn tail in memory: the chain ends before the first frame that is not whole.
+    pub(crate) fn cut(&mut self) {
+        let Some(bad) = self.bad.first().cloned() else {
+            return;
+        };
+        self.bad.clear();
+        for segment in self.segments.drain(bad.segment + 1..) {
+            self.slots.spare.push(segment.file.slot);
+        }
+        drop_above(&mut self.segments, bad.head_before);
+        let segment = &mut self.segments[bad.segment];
+        segment.end = bad.frame_at;
+        segment.sealed = false;
+        segment.indexed = false;
+        self.link = bad.before;
+        self.head = bad.head_before;
+        self.stop = bad.loss.at;
+    }
+
+    /// Turns the damage into a loss report and keeps what lies behind it readable (D14).
+    pub(crate) fn keep_damaged(&mut self) -> LossReport {
+        let chain_head = self.head;
+        let mut places: Vec<Loss> = self.bad.drain(..).map(|bad| bad.loss).collect();
+        let islands = std::mem::take(&mut self.islands);
+        let mut head = chain_head;
+        for island in islands {
+            self.keep_island(island, &mut head, &mut places);
+        }
+        if self.frontier > head {
+            places.push(self.loss_at_stop(LsnRange::new(head, self.frontier)));
+            head = self.frontier;
+        } else if places.is_empty() {
+            // Nothing is lost but a frame without records, a clean-close mark for one.
+            places.push(self.loss_at_stop(LsnRange::new(head, head)));
+        }
+        self.head = head;
+        let applied = places
+            .iter()
+            .map(|loss| loss.lsns.after)
+            .min()
+            .unwrap_or(head);
+        LossReport {
+            durable: self.frontier,
+            applied,
+            places,
+        }
+    }
+
+    fn loss_at_stop(&self, lsns: LsnRange) -> Loss {
+        let lsn = (!lsns.is_empty()).then(|| lsns.after.next());
+        let hole = matches!(
+            self.stop.what,
+            Damage::Field {
+                field: "generation",
+                ..
+            }
+        );
+        Loss {
+            at: Corrupt {
+                lsn,
+                ..self.stop.clone()
+            },
+            lsns,
+            blocks: None,
+            hole,
+        }
+    }
+
+    fn keep_island(&mut self, island: Island, head: &mut Lsn, places: &mut Vec<Loss>) {
+        let header = &island.frame.header;
+        if header.kind == FrameKind::Truncation {
+            drop_above(&mut self.segments, header.after);
+            *head = (*head).min(header.after);
+            return;
+        }
+        if header.after < *head || header.kind != FrameKind::Records {
+            return;
+        }
+        if header.after > *head {
+            places.push(self.loss_at_stop(LsnRange::new(*head, header.after)));
+        }
+        let mut summary = Summary::begin(&island.frame);
+        summary.push(&island.frame);
+        self.records += summary.entries.len() as u64;
+        *head = summary.through;
+        let same = self
+            .segments
+            .last_mut()
+            .filter(|last| Arc::ptr_eq(&last.file, &island.file));
+        match same {
+            Some(last) => {
+                last.entries.extend(summary.entries);
+                last.through = summary.through;
+                last.end = summary.end;
+            }
+            None => self.segments.push(Segment {
+                file: Arc::clone(&island.file),
+                entries: summary.entries,
+                through: summary.through,
+                end: summary.end,
+                sealed: false,
+                indexed: false,
+            }),
+        }
+        self.slots.spare.retain(|slot| *slot != island.file.slot);
+        for record in island
+            .frame
+            .records
+            .iter()
+            .filter(|record| record.state.is_err())
+        {
+            places.push(Loss {
+                at: Corrupt {
+                    path: island.file.path().into(),
+                    offset: record.payload_at,
+                    lsn: Some(record.header.lsn),
+                    what: record.state.err().unwrap_or(Damage::Missing),
+                },
+                lsns: LsnRange::new(record.header.lsn.before(), record.header.lsn),
+                blocks: Some(vec![(record.header.lba, record.header.blocks)]),
+                hole: false,
+            });
+        }
+    }
+
+    /// Known damage for the decision: each lost LSN, and whether it is a hole (D15).
+    pub(crate) fn damage_of(report: &LossReport) -> BTreeMap<Lsn, bool> {
+        let lost = report.places.iter();
+        lost.flat_map(|loss| loss.lsns.iter().map(|lsn| (lsn, loss.hole)))
+            .collect()
+    }
+}
+
+/// Drops every record above `after` from `segments`.
+pub(crate) fn drop_above(segments: &mut [Segment], after: Lsn) {
+    for segment in segments.iter_mut().rev() {
+        if segment.through <= after {
+            break;
+        }
+        let keep = segment.entries.partition_point(|entry| entry.lsn <= after);
+        segment.entries.truncate(keep);
+        segment.through = segment.through.min(after);
+    }
+}
