@@ -17,6 +17,8 @@ mod replay;
 mod report;
 mod retention;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use block::{BlockSize, Lba, LogId, NodeIncarnation, VolumeId};

@@ -1,0 +1,407 @@
+//! The log through its public face, on a real directory and on the simulated disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{self, Buffer, Disk, FileDisk};
+use crate::log::DIR_NAME;
+use crate::*;
+
+pub(crate) struct Fixture {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    _temp: Option<tempfile::TempDir>,
+}
+
+pub(crate) const BLOCKS: u64 = 4096;
+
+pub(crate) fn contents() -> MetaContents {
+    MetaContents {
+        volume: VolumeId([1; 16]),
+        log: LogId([2; 16]),
+        geometry: Geometry {
+            block_size: BlockSize::DEFAULT,
+            blocks: BLOCKS,
+            segment_bytes: 1 << 20,
+        },
+        role: Role::Primary,
+        epoch: Epoch::new(1),
+        lineage: Lineage::default(),
+        committed: Lsn::ZERO,
+        tail: Lsn::ZERO,
+        origin: Lsn::ZERO,
+        first_generation: None,
+        generation_next: 1,
+        incarnation_next: Incarnation::new(1),
+        clean_close: None,
+        sections: Default::default(),
+    }
+}
+
+impl Fixture {
+    pub(crate) fn on_files() -> Fixture {
+        let temp = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = FileDisk::new();
+        Fixture::create(disk, temp.path().join("volume"), Some(temp))
+    }
+
+    fn create(disk: Arc<dyn Disk>, dir: PathBuf, temp: Option<tempfile::TempDir>) -> Fixture {
+        disk::make_dir(disk.as_ref(), &dir).unwrap();
+        disk::make_dir(disk.as_ref(), &dir.join(DIR_NAME)).unwrap();
+        disk::sync_dir(disk.as_ref(), &dir).unwrap();
+        if let Some(parent) = dir.parent() {
+            disk::sync_dir(disk.as_ref(), parent).unwrap();
+        }
+        Meta::create(&disk, &dir, contents()).unwrap();
+        Fixture {
+            disk,
+            dir,
+            _temp: temp,
+        }
+    }
+
+    pub(crate) fn try_open(&self, mode: LogMode) -> Result<(Arc<Log>, ReplayReport), Error> {
+        self.open_at(mode, Lsn::ZERO)
+    }
+
+    fn open_at(&self, mode: LogMode, checkpoint: Lsn) -> Result<(Arc<Log>, ReplayReport), Error> {
+        let meta = Arc::new(Meta::open(
+            &self.disk,
+            &self.dir,
+            mode == LogMode::Writable,
+        )?);
+        let clock = SystemClock::new();
+        Log::open(&self.disk, &self.dir, &meta, &clock, mode, checkpoint)
+    }
+
+    pub(crate) fn open(&self) -> (Arc<Log>, ReplayReport) {
+        let (log, report) = self.try_open(LogMode::Writable).unwrap();
+        if log.check_writable().is_ok() {
+            log.start_incarnation(Epoch::new(1)).unwrap();
+        }
+        (log, report)
+    }
+
+    fn segment(&self, slot: u32) -> PathBuf {
+        self.dir
+            .join(DIR_NAME)
+            .join(crate::segment::file_name(slot))
+    }
+}
+
+pub(crate) fn change(lsn: u64) -> Change {
+    let fill = u8::try_from(lsn % 251).unwrap();
+    Change::write(
+        Lba(lsn % BLOCKS),
+        BlockSize::DEFAULT,
+        Buffer::copy_of(&[fill; 4096]),
+    )
+}
+
+pub(crate) fn append(log: &Arc<Log>, through: u64) {
+    let from = log.frontiers().head.get();
+    for lsn in from + 1..=through {
+        drop(log.append(vec![change(lsn)]).unwrap());
+    }
+    log.sync().unwrap();
+}
+
+pub(crate) fn check(log: &Arc<Log>, after: u64, through: u64) {
+    let range = LsnRange::new(Lsn::new(after), Lsn::new(through));
+    let mut expected = after;
+    for record in log.read(range).unwrap() {
+        let record = record.unwrap();
+        expected += 1;
+        assert_eq!(record.lsn().get(), expected);
+        let fill = u8::try_from(expected % 251).unwrap();
+        assert!(
+            record.payload().iter().all(|byte| *byte == fill),
+            "payload of LSN {expected}"
+        );
+    }
+    assert_eq!(expected, through);
+}
+
+fn flip(path: &Path, offset: u64, mask: u8) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[usize::try_from(offset).unwrap()] ^= mask;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_synced_is_there_after_a_reopen() {
+    // A001, A036.
+    let fixture = Fixture::on_files();
+    let (log, report) = fixture.open();
+    assert_eq!(report.end, ScanEnd::Clean);
+    append(&log, 10);
+    log.stop();
+    drop(log);
+    let (log, report) = fixture.open();
+    assert_eq!(
+        (report.end, report.records, report.clean_close),
+        (ScanEnd::Clean, 10, false)
+    );
+    append(&log, 12);
+    check(&log, 0, 12);
+    log.close().unwrap();
+    drop(log);
+    let (log, report) = fixture.open();
+    assert!(report.clean_close);
+    check(&log, 0, 12);
+    assert_eq!(log.frontiers().durable, Lsn::new(12));
+}
+
+#[test]
+fn the_log_rotates_and_reads_across_segments() {
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    append(&log, 2000);
+    check(&log, 0, 2000);
+    while log.step().unwrap() {}
+    assert!(log.segments().len() > 7);
+    log.close().unwrap();
+    drop(log);
+    let (log, report) = fixture.open();
+    assert!(report.segments_indexed > 6, "{report:?}");
+    assert!(report.segments_scanned <= 2, "{report:?}");
+    check(&log, 0, 2000);
+}
+
+#[test]
+fn reclaim_frees_whole_segments_and_they_are_reused() {
+    // A006, A007, A008, A009, A033, A192 to A194, A197.
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    append(&log, 1000);
+    assert!(matches!(
+        log.reclaim(Lsn::new(5)),
+        Err(Error::Chain {
+            bound_name: "checkpoint",
+            ..
+        })
+    ));
+    log.commit(Lsn::new(1000)).unwrap();
+    log.set_checkpoint(Lsn::new(900));
+    let pin = log.pin(Lsn::new(100), "test").unwrap();
+    assert_eq!(log.reclaim(Lsn::new(800)).unwrap(), Lsn::new(100));
+    assert!(
+        matches!(log.pin(Lsn::new(99), "late"), Err(Error::Reclaimed { tail, .. }) if tail == Lsn::new(100))
+    );
+    drop(pin);
+    while log.step().unwrap() {}
+    assert_eq!(log.frontiers().tail, Lsn::new(800));
+    assert_eq!(log.first_retained(), Lsn::new(801));
+    let gone = log.read(LsnRange::new(Lsn::new(799), Lsn::new(810)));
+    assert!(matches!(gone, Err(Error::Reclaimed { tail, .. }) if tail == Lsn::new(800)));
+    check(&log, 800, 1000);
+    let files = || {
+        std::fs::read_dir(fixture.dir.join(DIR_NAME))
+            .unwrap()
+            .count()
+    };
+    let before = files();
+    append(&log, 1400);
+    while log.step().unwrap() {}
+    assert!(files() <= before + 2, "{} files, {before} before", files());
+    check(&log, 800, 1400);
+    log.stop();
+    drop(log);
+    let (log, _) = fixture.open_at(LogMode::Writable, Lsn::new(900)).unwrap();
+    assert_eq!(log.frontiers().tail, Lsn::new(800));
+    check(&log, 800, 1400);
+}
+
+#[test]
+fn a_truncated_suffix_never_returns() {
+    // A010, A034, A037, A226.
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    append(&log, 105);
+    log.commit(Lsn::new(90)).unwrap();
+    let refused = log.truncate(Lsn::new(80));
+    assert!(matches!(
+        refused,
+        Err(Error::Chain {
+            bound_name: "committed",
+            ..
+        })
+    ));
+    log.truncate(Lsn::new(100)).unwrap();
+    assert_eq!(log.frontiers().head, Lsn::new(100));
+    let beyond = log.read(LsnRange::new(Lsn::new(100), Lsn::new(101)));
+    assert!(matches!(beyond, Err(Error::BeyondHead { .. })));
+    log.stop();
+    drop(log);
+    let (log, _) = fixture.open();
+    assert_eq!(log.frontiers().head, Lsn::new(100));
+    append(&log, 103);
+    check(&log, 0, 103);
+    log.stop();
+    drop(log);
+    let (log, _) = fixture.open();
+    assert_eq!(log.frontiers().head, Lsn::new(103));
+    check(&log, 0, 103);
+}
+
+#[test]
+fn a_half_frame_at_the_end_is_torn_and_cut_for_good() {
+    // A240, A243: what lies behind the cut is under a seal.
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    append(&log, 3);
+    log.append(vec![change(4), change(5), change(6)])
+        .unwrap()
+        .wait()
+        .unwrap();
+    log.stop();
+    drop(log);
+    // Frames of 8 KiB each after the header, then one with three payload blocks.
+    flip(&fixture.segment(0), 4096 + 3 * 8192 + 4096 + 5000, 1);
+    let (log, report) = fixture.try_open(LogMode::ReadOnly).unwrap();
+    assert!(matches!(&report.end, ScanEnd::Torn { at, .. } if at.offset == 4096 + 3 * 8192 + 8192));
+    assert_eq!(log.frontiers().head, Lsn::new(3));
+    drop(log);
+    let (log, report) = fixture.open();
+    assert!(matches!(report.end, ScanEnd::Torn { .. }), "{report:?}");
+    assert_eq!(log.frontiers().head, Lsn::new(3));
+    append(&log, 5);
+    log.stop();
+    drop(log);
+    let (log, report) = fixture.open();
+    assert_eq!(report.end, ScanEnd::Clean);
+    check(&log, 0, 5);
+}
+
+#[test]
+fn damage_below_a_recorded_frontier_is_never_cut() {
+    // A030, A031, A038, A241.
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    for through in 1..=50 {
+        append(&log, through);
+    }
+    log.stop();
+    drop(log);
+    flip(&fixture.segment(0), 4096 + 39 * 8192 + 4096 + 100, 0x40);
+    let (log, report) = fixture.open();
+    let ScanEnd::Damaged(loss) = report.end else {
+        panic!("{report:?}")
+    };
+    assert_eq!((loss.durable, loss.applied), (Lsn::new(49), Lsn::new(39)));
+    assert_eq!(loss.places.len(), 1);
+    assert_eq!(
+        loss.places[0].lsns,
+        LsnRange::new(Lsn::new(39), Lsn::new(40))
+    );
+    assert_eq!(loss.places[0].blocks.as_deref(), Some(&[(Lba(40), 1)][..]));
+    check(&log, 0, 39);
+    check(&log, 40, 50);
+    let lost = log.read(LsnRange::new(Lsn::new(30), Lsn::new(50)));
+    assert!(
+        matches!(lost, Err(Error::Corrupt(Corrupt { lsn: Some(lsn), .. })) if lsn == Lsn::new(40))
+    );
+    assert_eq!(
+        log.prove(LsnRange::new(Lsn::new(30), Lsn::new(50))),
+        Err(Gap::Corrupt { lsn: Lsn::new(40) })
+    );
+    assert!(matches!(
+        log.append(vec![change(51)]),
+        Err(Error::ReadOnly { .. })
+    ));
+}
+
+#[test]
+fn a_destroyed_frame_header_below_the_frontier_loses_exactly_its_records() {
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    for through in 1..=50 {
+        append(&log, through);
+    }
+    log.stop();
+    drop(log);
+    flip(&fixture.segment(0), 4096 + 19 * 8192 + 8, 0xff);
+    let (log, report) = fixture.open();
+    let ScanEnd::Damaged(loss) = report.end else {
+        panic!("{report:?}")
+    };
+    assert_eq!((loss.durable, loss.applied), (Lsn::new(49), Lsn::new(19)));
+    assert_eq!(
+        loss.places[0].lsns,
+        LsnRange::new(Lsn::new(19), Lsn::new(20))
+    );
+    assert_eq!(loss.places[0].blocks, None, "unknown");
+    check(&log, 20, 50);
+}
+
+#[test]
+fn after_a_clean_close_every_flipped_bit_of_the_last_frames_is_found() {
+    // A239.
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    append(&log, 2);
+    append(&log, 4);
+    log.close().unwrap();
+    drop(log);
+    let path = fixture.segment(0);
+    let whole = std::fs::read(&path).unwrap();
+    let end = 4096 + 2 * (4096 + 2 * 4096) + 4096;
+    for offset in (4096..end).step_by(61) {
+        flip(&path, offset as u64, 0x10);
+        let (_, report) = fixture.try_open(LogMode::ReadOnly).unwrap();
+        let mut reported = matches!(report.end, ScanEnd::Damaged(_));
+        inspect_segment(&fixture.disk, &path, &mut |found| {
+            reported |= matches!(found, Inspected::Damage(_));
+        })
+        .unwrap();
+        assert!(reported, "flip at {offset}");
+        std::fs::write(&path, &whole).unwrap();
+    }
+}
+
+#[test]
+fn many_callers_share_syncs_and_lose_nothing() {
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let ticket = {
+                        let next = log.frontiers().head.get() + 1;
+                        log.append(vec![change(next)]).unwrap()
+                    };
+                    let through = ticket.range().through;
+                    assert!(ticket.wait().unwrap() >= through);
+                }
+            });
+        }
+    });
+    assert_eq!(log.frontiers().durable, Lsn::new(400));
+    log.stop();
+    drop(log);
+    let (log, report) = fixture.open();
+    assert_eq!((report.end, report.records), (ScanEnd::Clean, 400));
+    assert!(log.prove(LsnRange::new(Lsn::ZERO, Lsn::new(400))).is_ok());
+}
+
+#[test]
+fn received_records_are_kept_unchanged_with_their_lineage() {
+    let source = Fixture::on_files();
+    let (from, _) = source.open();
+    append(&from, 20);
+    let target = Fixture::on_files();
+    let (to, _) = target.try_open(LogMode::Writable).unwrap();
+    let range = LsnRange::new(Lsn::ZERO, Lsn::new(20));
+    let records: Vec<_> = from.read(range).unwrap().map(Result::unwrap).collect();
+    let wrong = to.append_received(vec![records[1].clone()]);
+    assert!(matches!(wrong, Err(Error::NotNext { found, .. }) if found == Lsn::new(2)));
+    to.append_received(records).unwrap().wait().unwrap();
+    assert_eq!(to.lineage(), from.lineage());
+    check(&to, 0, 20);
+    to.stop();
+    drop(to);
+    let (to, _) = target.try_open(LogMode::Writable).unwrap();
+    assert_eq!(to.lineage(), from.lineage());
+    check(&to, 0, 20);
+}
