@@ -45,3 +45,21 @@ pub trait View: Send + Sync + std::fmt::Debug {
     /// As [`View::read`].
     fn digest(&self) -> Result<Digest, Error>;
 }
+
+impl View for StateView {
+    fn lsn(&self) -> Lsn {
+        todo!()
+    }
+    fn size(&self) -> u64 {
+        todo!()
+    }
+    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Error> {
+        todo!()
+    }
+    fn next_data(&self, _: u64) -> Result<Option<(u64, u64)>, Error> {
+        todo!()
+    }
+    fn digest(&self) -> Result<Digest, Error> {
+        todo!()
+    }
+}

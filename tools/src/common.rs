@@ -1,0 +1,195 @@
+//! What the commands share: opening, sizes, progress.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use seawall_snapshot::{Access, Volume};
+use seawall_wal::disk::{self, Disk, File, FileDisk, OpenMode};
+use seawall_wal::{
+    Clock, Error as WalError, Meta, MetaContents, ReplayReport, ScanEnd, SystemClock,
+};
+
+use crate::error::Error;
+
+/// Bytes moved by one read or write of a command.
+pub(crate) const PIECE_BYTES: u64 = 1 << 20;
+
+/// The backend the commands use.
+pub(crate) fn disk() -> Arc<dyn Disk> {
+    FileDisk::new()
+}
+
+/// The clocks of the machine.
+pub(crate) fn clock() -> Arc<dyn Clock> {
+    SystemClock::new()
+}
+
+/// Refuses a directory that is missing or holds no volume, before anything could be created in it.
+pub(crate) fn check_volume(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error> {
+    let names = match disk::list(disk.as_ref(), dir) {
+        Ok(names) => names,
+        Err(WalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::NoDirectory { path: dir.into() });
+        }
+        Err(WalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(Error::BadPath {
+                path: dir.into(),
+                what: "is no directory",
+                hint: "give the directory of a volume",
+            });
+        }
+        Err(other) => return Err(other.into()),
+    };
+    match names.iter().any(|name| name == "meta") {
+        true => Ok(()),
+        false => Err(WalError::NotAVolume {
+            path: dir.into(),
+            why: "it has no file meta",
+        }
+        .into()),
+    }
+}
+
+/// What meta says, without opening the volume.
+pub(crate) fn peek(disk: &Arc<dyn Disk>, dir: &Path) -> Result<MetaContents, Error> {
+    check_volume(disk, dir)?;
+    Ok(Meta::open(disk, dir, false)?.get())
+}
+
+/// Opens the volume in `dir`.
+pub(crate) fn open(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    access: Access,
+) -> Result<(Arc<Volume>, ReplayReport), Error> {
+    check_volume(disk, dir)?;
+    Ok(Volume::open(disk, dir, &clock(), access)?)
+}
+
+/// Opens a volume to change it: damage below the frontier is an error that names the first place.
+pub(crate) fn open_whole(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    access: Access,
+) -> Result<Arc<Volume>, Error> {
+    let (volume, report) = open(disk, dir, access)?;
+    match damaged(dir, &report) {
+        None => Ok(volume),
+        Some(error) => Err(error),
+    }
+}
+
+/// The first loss that replay reports, as an error (D14).
+pub(crate) fn damaged(dir: &Path, report: &ReplayReport) -> Option<Error> {
+    let ScanEnd::Damaged(losses) = &report.end else {
+        return None;
+    };
+    let first = losses.places.first()?;
+    Some(Error::Damaged {
+        dir: dir.into(),
+        at: Box::new(first.at.clone()),
+        lsns: first.lsns,
+        applied: losses.applied,
+    })
+}
+
+/// Whether a process holds the volume in `dir`.
+pub(crate) fn is_live(disk: &Arc<dyn Disk>, dir: &Path) -> bool {
+    File::open(disk, &dir.join("lock"), OpenMode::Read).is_ok_and(|lock| lock.lock().is_err())
+}
+
+/// Adds the directory to errors that do not name it.
+pub(crate) fn at(dir: &Path, source: seawall_snapshot::Error) -> Error {
+    use seawall_snapshot::Error as Source;
+    let anonymous = match &source {
+        Source::OutOfRange { .. }
+        | Source::StateReclaimed { .. }
+        | Source::StateBeyondHead { .. }
+        | Source::InstallMismatch { .. } => true,
+        Source::Log(inner) => matches!(
+            inner,
+            WalError::Reclaimed { .. }
+                | WalError::BeyondHead { .. }
+                | WalError::Hole { .. }
+                | WalError::Chain { .. }
+                | WalError::Geometry { .. }
+                | WalError::PinBroken { .. }
+                | WalError::Closed
+        ),
+        _ => false,
+    };
+    match anonymous {
+        true => Error::At {
+            dir: dir.into(),
+            source,
+        },
+        false => Error::Volume(source),
+    }
+}
+
+/// A number of bytes: digits, then nothing or one of K, M, G, T (powers of 1024).
+///
+/// # Errors
+/// A text for the person who typed it.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        "T" | "TIB" => 40,
+        _ => return Err(format!("{text} has no known unit; use K, M, G or T")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text} is no size; write 4096, 64M or 10G"))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("{text} is more than 2^64 bytes"))
+}
+
+/// A bar on standard error, if that is a terminal.
+pub(crate) fn progress(bytes: u64, verb: &'static str) -> ProgressBar {
+    let template = "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(template).expect("the template is constant");
+    ProgressBar::new(bytes).with_style(style).with_prefix(verb)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("4k", 4096),
+            ("64M", 64 << 20),
+            ("10G", 10 << 30),
+            ("2TiB", 2 << 40),
+            ("0", 0),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_size_without_number_or_with_unknown_unit_is_refused() {
+        for text in ["", "G", "10X", "-1", "1.5G", "99999999999T"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_directory_and_one_without_a_volume_are_told_apart() {
+        let disk = disk();
+        let dir = tempfile::tempdir().unwrap();
+        let missing = check_volume(&disk, &dir.path().join("none"));
+        assert!(matches!(missing, Err(Error::NoDirectory { .. })));
+        let empty = check_volume(&disk, dir.path()).unwrap_err();
+        assert!(empty.to_string().contains("is not a Seawall volume"));
+        assert_eq!(crate::exit::Exit::of(&empty), crate::exit::Exit::Unusable);
+    }
+}

@@ -1,0 +1,142 @@
+//! Why a command could not do its work, as facts. Text is rendered here and nowhere deeper.
+
+use std::path::PathBuf;
+
+use seawall_recovery as recovery;
+use seawall_snapshot as snapshot;
+use seawall_wal::{Corrupt, Epoch, Lsn, LsnRange};
+
+/// Errors of the commands.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The volume refused or failed.
+    #[error(transparent)]
+    Volume(#[from] snapshot::Error),
+    /// The volume refused or failed, and its own message does not name the directory.
+    #[error("{}: {source}", dir.display())]
+    At {
+        /// The volume directory.
+        dir: PathBuf,
+        /// What it said.
+        source: snapshot::Error,
+    },
+    /// The directory does not exist.
+    #[error("{} does not exist; make a volume with seawall create", path.display())]
+    NoDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A size that is no multiple of the block size.
+    #[error("--size {bytes} is no multiple of the block size {block}; the next one is {}", bytes.next_multiple_of(*block))]
+    SizeNotMultiple {
+        /// The size asked for.
+        bytes: u64,
+        /// The block size.
+        block: u64,
+    },
+    /// A volume of no bytes.
+    #[error("--size 0 makes no volume; give a size such as 10G")]
+    SizeZero,
+    /// The image does not fit into the volume.
+    #[error("{} has {bytes} bytes and the volume {} only {size}; create a larger volume", file.display(), dir.display())]
+    InputTooLarge {
+        /// The image.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The volume directory.
+        dir: PathBuf,
+        /// Its size.
+        size: u64,
+    },
+    /// The log is damaged at or below its durable frontier (D14).
+    #[error("{}: the log is damaged at {at}; LSNs {lsns} are lost, LSN {applied} is the last good one; run seawall verify, then recover from a replica or seawall export --at {applied}", dir.display())]
+    Damaged {
+        /// The volume directory.
+        dir: PathBuf,
+        /// The first damaged place.
+        at: Box<Corrupt>,
+        /// What it took.
+        lsns: LsnRange,
+        /// Last LSN before it.
+        applied: Lsn,
+    },
+    /// Serving or receiving a replica failed.
+    #[error(transparent)]
+    Recovery(recovery::Error),
+    /// The epoch of a promotion is over already.
+    #[error("{}: epoch {asked} is not above its epoch {ours}; use --epoch {} or more", dir.display(), ours.next())]
+    EpochTooLow {
+        /// The volume directory.
+        dir: PathBuf,
+        /// What was asked for.
+        asked: Epoch,
+        /// What it has promised.
+        ours: Epoch,
+    },
+    /// Too few members promised the new epoch (D5).
+    #[error(
+        "only {promised} of {members} members promised the epoch ({cause}); start more of them and promote again"
+    )]
+    NoMajority {
+        /// Members that promised, this one included.
+        promised: usize,
+        /// All members.
+        members: usize,
+        /// The last failure.
+        cause: recovery::Error,
+    },
+    /// A peer holds a newer history and has to be promoted in place of this one (D5).
+    #[error(
+        "{peer} holds a newer history, durable through LSN {theirs} where this one has {ours}; promote {peer} with the next epoch"
+    )]
+    Outranked {
+        /// The peer.
+        peer: String,
+        /// Its durable LSN.
+        theirs: Lsn,
+        /// Ours.
+        ours: Lsn,
+    },
+    /// A path that cannot be what the command needs.
+    #[error("{} {what}; {hint}", path.display())]
+    BadPath {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// An argument that contradicts another or cannot be carried out.
+    #[error("{0}")]
+    Usage(String),
+    /// Standard output or a file beside the engine failed.
+    #[error("cannot write the output: {0}; the volume is as it was")]
+    Output(#[from] std::io::Error),
+}
+
+impl From<seawall_wal::Error> for Error {
+    fn from(source: seawall_wal::Error) -> Error {
+        Error::Volume(snapshot::Error::Log(source))
+    }
+}
+
+impl From<recovery::Error> for Error {
+    fn from(source: recovery::Error) -> Error {
+        match source {
+            recovery::Error::Volume(source) => Error::Volume(source),
+            recovery::Error::Log(source) => source.into(),
+            other => Error::Recovery(other),
+        }
+    }
+}
+
+impl Error {
+    /// The reader of our output has gone: not worth a word.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Output(source) if source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}

@@ -1,0 +1,68 @@
+//! `seawall checkpoint` and `seawall reclaim`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use seawall_snapshot::Access;
+use seawall_wal::Lsn;
+
+use crate::common;
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// Captures the base image through committed.
+#[derive(Debug, clap::Args)]
+pub struct CheckpointArgs {
+    /// Directory of the volume
+    pub dir: PathBuf,
+}
+
+/// Captures the base through an LSN, then reclaims the log through it as far as pins allow.
+#[derive(Debug, clap::Args)]
+pub struct ReclaimArgs {
+    /// Directory of the volume
+    pub dir: PathBuf,
+    /// Last LSN to reclaim
+    #[arg(long, value_name = "LSN")]
+    pub through: u64,
+}
+
+/// Runs `seawall checkpoint`.
+///
+/// # Errors
+/// What the volume says; a full disk fails this call only (D21).
+pub fn checkpoint(args: &CheckpointArgs, out: &mut dyn Write) -> Result<Exit, Error> {
+    let volume = common::open_whole(&common::disk(), &args.dir, Access::Maintain)?;
+    let checkpoint = volume
+        .checkpoint(None)
+        .map_err(|source| common::at(&args.dir, source))?;
+    let frontiers = volume.log().frontiers();
+    volume.close()?;
+    writeln!(
+        out,
+        "checkpoint {checkpoint} of {}; committed {}, head {}",
+        args.dir.display(),
+        frontiers.committed,
+        frontiers.head
+    )?;
+    Ok(Exit::Fine)
+}
+
+/// Runs `seawall reclaim`.
+///
+/// # Errors
+/// [`seawall_wal::Error::Chain`] beyond committed; otherwise what the volume says.
+pub fn reclaim(args: &ReclaimArgs, out: &mut dyn Write) -> Result<Exit, Error> {
+    let volume = common::open_whole(&common::disk(), &args.dir, Access::Maintain)?;
+    let tail = volume
+        .advance_tail(Lsn::new(args.through))
+        .map_err(|source| common::at(&args.dir, source))?;
+    let first = volume.log().first_retained();
+    volume.close()?;
+    writeln!(
+        out,
+        "tail {tail} of {}; first retained LSN {first}",
+        args.dir.display()
+    )?;
+    Ok(Exit::Fine)
+}

@@ -1,0 +1,179 @@
+//! `seawall primary`: a primary daemon, until SIGTERM or SIGINT.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use seawall_recovery::{AckRule, Primary, PrimaryOptions, ReplicaAddress, Status};
+use seawall_snapshot::Access;
+use serde_json::json;
+
+use crate::commands;
+use crate::common;
+use crate::edge::{self, Event};
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// How often the state of the replicas is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Serves a volume and keeps its replicas in step, until SIGTERM or SIGINT.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of the volume
+    pub dir: PathBuf,
+    /// A replica and where it listens
+    #[arg(long = "replica", value_name = "ID=ADDR")]
+    pub replicas: Vec<ReplicaAddress>,
+    /// When a write counts as committed
+    #[arg(long, value_enum, default_value_t = Ack::BestEffort)]
+    pub ack: Ack,
+    /// Rebuild every replica once, although less may do
+    #[arg(long, value_enum)]
+    pub rebuild: Option<Rebuild>,
+    /// host:port that answers seawall status
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Reach replicas outside this machine without encryption
+    #[arg(long)]
+    pub insecure: bool,
+    /// Take commands on standard input, answer each with a line of JSON
+    #[arg(long, hide = true)]
+    pub commands: bool,
+}
+
+/// Ack rule, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ack {
+    /// The primary's own sync
+    BestEffort,
+    /// A majority of replicas and primary
+    Quorum,
+    /// Every replica and the primary
+    All,
+}
+
+/// What may be asked for although less would do (D11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rebuild {
+    /// The full base
+    Full,
+}
+
+impl From<Ack> for AckRule {
+    fn from(ack: Ack) -> AckRule {
+        match ack {
+            Ack::BestEffort => AckRule::BestEffort,
+            Ack::Quorum => AckRule::Quorum,
+            Ack::All => AckRule::All,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A directory that is no primary's volume or in use, an address that cannot be used, damage below
+/// the frontier.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
+    let disk = common::disk();
+    let events = edge::events(args.commands)?;
+    let (volume, report) = common::open(&disk, &args.dir, Access::Primary)?;
+    if let Some(damaged) = common::damaged(&args.dir, &report) {
+        return Err(damaged);
+    }
+    let primary = Primary::start(&disk, &common::clock(), volume.clone(), options(args))?;
+    let greeting = json!({
+        "primary": args.dir,
+        "listening": primary.listen_address().map(|address| address.to_string()),
+        "records": report.records,
+        "clean_close": report.clean_close,
+        "durable": volume.log().frontiers().durable.get(),
+        "committed": volume.log().frontiers().committed.get(),
+        "confirmed": primary.confirmed(),
+    });
+    match args.commands {
+        true => writeln!(out, "{greeting}")?,
+        false => writeln!(out, "primary of {} is up", args.dir.display())?,
+    }
+    out.flush()?;
+    match args.commands {
+        true => commands::serve(&primary, &events, out)?,
+        false => watch(&primary, &events, out)?,
+    }
+    primary.shutdown();
+    volume.close()?;
+    Ok(Exit::Fine)
+}
+
+fn options(args: &Args) -> PrimaryOptions {
+    PrimaryOptions {
+        replicas: args.replicas.clone(),
+        ack: args.ack.into(),
+        rebuild_full: args.rebuild == Some(Rebuild::Full),
+        listen: args.listen.clone(),
+        insecure: args.insecure,
+        ..PrimaryOptions::default()
+    }
+}
+
+/// Prints every change of a replica's state until told to stop.
+fn watch(primary: &Primary, events: &Receiver<Event>, out: &mut dyn Write) -> Result<(), Error> {
+    let mut shown = BTreeMap::new();
+    loop {
+        for line in changes(&primary.status(), &mut shown) {
+            writeln!(out, "{line}")?;
+        }
+        out.flush()?;
+        match events.recv_timeout(LOOK) {
+            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Ok(Event::Line(_) | Event::EndOfInput) | Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Lines for the replicas whose state or cause is not what was shown last.
+fn changes(status: &Status, shown: &mut BTreeMap<String, String>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for replica in &status.replicas {
+        let state = replica.state.replace('_', " ");
+        let text = match &replica.cause {
+            Some(cause) if state != "in sync" => format!("replica {} {state}: {cause}", replica.id),
+            _ => format!("replica {} {state}", replica.id),
+        };
+        if shown.get(&replica.id) != Some(&text) {
+            lines.push(text.clone());
+            shown.insert(replica.id.clone(), text);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use seawall_recovery::ReplicaStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_state_is_printed_once_and_its_cause_with_it() {
+        let mut status = Status {
+            replicas: vec![ReplicaStatus {
+                id: "r1".into(),
+                state: "in_sync".into(),
+                ..ReplicaStatus::default()
+            }],
+            ..Status::default()
+        };
+        let mut shown = BTreeMap::new();
+        assert_eq!(changes(&status, &mut shown), ["replica r1 in sync"]);
+        assert!(changes(&status, &mut shown).is_empty());
+        status.replicas[0].state = "disconnected".into();
+        status.replicas[0].cause = Some("r1 closed the connection".into());
+        let lines = changes(&status, &mut shown);
+        assert_eq!(lines, ["replica r1 disconnected: r1 closed the connection"]);
+    }
+}

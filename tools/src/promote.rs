@@ -1,0 +1,181 @@
+//! `seawall promote`: makes this node the primary of a new epoch (D5).
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use seawall_recovery::{self as recovery, PromiseReport, ReplicaAddress};
+use seawall_snapshot::{Access, Volume};
+use seawall_wal::{Epoch, LineageEntry, Lsn};
+
+use crate::common;
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// Makes this directory the primary of a new epoch.
+///
+/// Every member given with --peer first promises the epoch, which ends the old primary's streams; a
+/// majority must answer, and none may hold a newer history than this one.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of the volume, not in use by a process
+    pub dir: PathBuf,
+    /// The new epoch, above every epoch so far
+    #[arg(long)]
+    pub epoch: u64,
+    /// Another member of the volume, the old primary included if it may return
+    #[arg(long = "peer", value_name = "ID=ADDR")]
+    pub peers: Vec<ReplicaAddress>,
+    /// Ask peers outside this machine without encryption
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// What decides between candidates: the newest lineage entry, then how far it is durable.
+type Rank = (Option<(u64, u64)>, Lsn);
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Error::NoMajority`], [`Error::Outranked`], an epoch that is not above ours.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
+    let epoch = Epoch::new(args.epoch);
+    let volume = common::open_whole(&common::disk(), &args.dir, Access::Maintain)?;
+    let meta = volume.meta().get();
+    if epoch <= meta.epoch {
+        return Err(Error::EpochTooLow {
+            dir: args.dir.clone(),
+            asked: epoch,
+            ours: meta.epoch,
+        });
+    }
+    let reports = collect(args, epoch, &volume)?;
+    check_rank(&reports, own_rank(&volume))?;
+    volume.promote(epoch)?;
+    let durable = volume.log().frontiers().durable;
+    volume.close()?;
+    writeln!(
+        out,
+        "{} is primary of epoch {epoch}, its log is durable through LSN {durable}; {} of {} peers promised",
+        args.dir.display(),
+        reports.len(),
+        args.peers.len()
+    )?;
+    Ok(Exit::Fine)
+}
+
+/// The promises of the peers; with this node they must be a majority of the members.
+fn collect(args: &Args, epoch: Epoch, volume: &Volume) -> Result<Vec<PromiseReport>, Error> {
+    let mut reports = Vec::new();
+    let mut silent = None;
+    for peer in &args.peers {
+        match recovery::promise_epoch(&peer.address, epoch, args.insecure) {
+            Ok(report) => reports.push(checked(report, peer, volume)?),
+            Err(error @ recovery::Error::Refused { .. }) => return Err(error.into()),
+            Err(error) => silent = Some(error),
+        }
+    }
+    let members = args.peers.len() + 1;
+    let promised = reports.len() + 1;
+    match (promised * 2 > members, silent) {
+        (false, Some(cause)) => Err(Error::NoMajority {
+            promised,
+            members,
+            cause,
+        }),
+        _ => Ok(reports),
+    }
+}
+
+/// The report, if it comes from who was asked.
+fn checked(
+    report: PromiseReport,
+    peer: &ReplicaAddress,
+    volume: &Volume,
+) -> Result<PromiseReport, Error> {
+    let ours = volume.meta().get().volume;
+    if report.id != peer.id {
+        let text = format!(
+            "{} calls itself {} and not {}; correct --peer",
+            peer.address, report.id, peer.id
+        );
+        return Err(Error::Usage(text));
+    }
+    match report.volume {
+        Some(found) if found != ours => Err(seawall_wal::Error::OtherVolume {
+            expected: ours,
+            found,
+        }
+        .into()),
+        _ => Ok(report),
+    }
+}
+
+fn entry_rank(entry: Option<LineageEntry>) -> Option<(u64, u64)> {
+    entry.map(|entry| (entry.epoch.get(), entry.incarnation.get()))
+}
+
+fn own_rank(volume: &Volume) -> Rank {
+    let durable = volume.log().frontiers().durable;
+    (
+        entry_rank(volume.log().lineage().entry_at(durable)),
+        durable,
+    )
+}
+
+/// Refuses when a peer that may win holds more.
+fn check_rank(reports: &[PromiseReport], ours: Rank) -> Result<(), Error> {
+    let eligible = reports.iter().filter(|report| !report.needs_rebuild);
+    let best = eligible.max_by_key(|report| (entry_rank(report.last_entry), report.durable));
+    match best {
+        Some(peer) if (entry_rank(peer.last_entry), peer.durable) > ours => Err(Error::Outranked {
+            peer: peer.id.clone(),
+            theirs: peer.durable,
+            ours: ours.1,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use seawall_wal::Incarnation;
+
+    use super::*;
+
+    fn report(epoch: u64, durable: u64, needs_rebuild: bool) -> PromiseReport {
+        PromiseReport {
+            id: "r2".into(),
+            volume: None,
+            epoch: Epoch::new(9),
+            last_entry: Some(LineageEntry {
+                epoch: Epoch::new(epoch),
+                incarnation: Incarnation::new(1),
+                first: Lsn::new(1),
+            }),
+            durable: Lsn::new(durable),
+            committed: Lsn::ZERO,
+            needs_rebuild,
+        }
+    }
+
+    #[test]
+    fn a_peer_with_a_newer_entry_outranks_a_longer_log() {
+        let ours = (Some((1, 1)), Lsn::new(100));
+        let refused = check_rank(&[report(2, 5, false)], ours);
+        assert!(matches!(refused, Err(Error::Outranked { peer, .. }) if peer == "r2"));
+    }
+
+    #[test]
+    fn a_peer_that_waits_for_a_rebuild_may_not_win() {
+        let ours = (Some((1, 1)), Lsn::new(100));
+        assert!(check_rank(&[report(2, 500, true)], ours).is_ok());
+    }
+
+    #[test]
+    fn an_equal_peer_does_not_stand_in_the_way() {
+        let ours = (Some((1, 1)), Lsn::new(100));
+        assert!(check_rank(&[report(1, 100, false)], ours).is_ok());
+        let refused = check_rank(&[report(1, 101, false)], ours);
+        assert!(matches!(refused, Err(Error::Outranked { theirs, .. }) if theirs == Lsn::new(101)));
+    }
+}

@@ -1,0 +1,83 @@
+//! `seawall replica`: a replica daemon, until SIGTERM or SIGINT.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use seawall_recovery::{Replica, ReplicaOptions};
+use seawall_wal::disk::{Disk, File, OpenMode};
+use seawall_wal::{Error as WalError, Meta, Role};
+use serde_json::json;
+
+use crate::common;
+use crate::edge::{self, Event};
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// Receives the records of a primary and acknowledges them, until SIGTERM or SIGINT.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of the volume; a missing or empty one takes what its first primary has
+    pub dir: PathBuf,
+    /// Stable name of this replica
+    #[arg(long)]
+    pub id: String,
+    /// host:port to listen on; port 0 picks one and prints it as JSON
+    #[arg(long, value_name = "ADDR")]
+    pub listen: String,
+    /// The directory was a primary's whose epoch is over: it becomes a replica
+    #[arg(long)]
+    pub demote: bool,
+    /// Listen outside this machine without encryption
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A directory that holds something else, is a primary's or in use, and an address that cannot be
+/// listened on.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
+    let disk = common::disk();
+    let events = edge::events(false)?;
+    if args.demote {
+        demote(&disk, &args.dir)?;
+    }
+    let options = ReplicaOptions {
+        insecure: args.insecure,
+    };
+    let clock = common::clock();
+    let replica = Replica::serve(&disk, &clock, &args.dir, &args.id, &args.listen, options)?;
+    announce(args, &replica, out)?;
+    for event in &events {
+        if matches!(event, Event::Stop) {
+            break;
+        }
+    }
+    replica.shutdown()?;
+    Ok(Exit::Fine)
+}
+
+fn announce(args: &Args, replica: &Replica, out: &mut dyn Write) -> Result<(), Error> {
+    let address = replica.address().to_string();
+    match args.listen.ends_with(":0") {
+        true => writeln!(out, "{}", json!({"id": args.id, "listening": address}))?,
+        false => writeln!(out, "replica {} is listening on {address}", args.id)?,
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Makes a former primary's directory a replica's, durably. What it holds beyond the new primary's
+/// history is truncated by the first session (D2, D5).
+fn demote(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error> {
+    common::check_volume(disk, dir)?;
+    let lock = File::open(disk, &dir.join("lock"), OpenMode::ReadWrite)?;
+    if lock.lock().is_err() {
+        return Err(WalError::Locked { path: dir.into() }.into());
+    }
+    let meta = Meta::open(disk, dir, true)?;
+    meta.update(|contents| contents.role = Role::Replica)?;
+    Ok(())
+}

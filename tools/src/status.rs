@@ -1,0 +1,145 @@
+//! `seawall status`: one reading of a volume, live or from its files.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use seawall_recovery as recovery;
+use seawall_snapshot::Access;
+use seawall_wal::disk::Disk;
+use serde_json::Value;
+use std::path::Path;
+
+use crate::common;
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// Shows frontiers, pins, replicas and segments of a volume.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of a volume, or host:port of a replica or of a primary that listens
+    #[arg(value_name = "DIR|ADDR")]
+    pub place: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Ask an address outside this machine without encryption
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A place that is neither a volume nor answers.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
+    let disk = common::disk();
+    let text = match is_address(&args.place) {
+        true => recovery::query_status(&args.place, args.insecure)?,
+        false => of_dir(&disk, Path::new(&args.place))?,
+    };
+    match args.json {
+        true => writeln!(out, "{}", text.trim_end())?,
+        false => print(&text, out)?,
+    }
+    Ok(Exit::Fine)
+}
+
+/// A place with a colon and without a slash is an address.
+fn is_address(place: &str) -> bool {
+    !place.contains('/')
+        && place
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
+/// From the process that holds the volume, otherwise from the files, which are only read.
+fn of_dir(disk: &Arc<dyn Disk>, dir: &Path) -> Result<String, Error> {
+    common::check_volume(disk, dir)?;
+    if let Ok(Some(text)) = recovery::query_ctl(dir) {
+        return Ok(text);
+    }
+    let (volume, _) = common::open(disk, dir, Access::ReadOnly)?;
+    Ok(recovery::Status::of_volume(&volume).to_json())
+}
+
+fn print(text: &str, out: &mut dyn Write) -> Result<(), Error> {
+    let status: Value = serde_json::from_str(text)
+        .map_err(|_| Error::Usage("the answer is no status; is it a Seawall process?".into()))?;
+    let get = |name: &str| plain(&status[name]);
+    let live = if status["live"] == true {
+        "live"
+    } else {
+        "at rest"
+    };
+    writeln!(
+        out,
+        "volume {} {} {live}, epoch {}",
+        get("volume"),
+        get("role"),
+        get("epoch")
+    )?;
+    writeln!(
+        out,
+        "tail {} checkpoint {} committed {} durable {} head {}",
+        get("tail"),
+        get("checkpoint"),
+        get("committed"),
+        get("durable"),
+        get("head")
+    )?;
+    writeln!(out, "digest {} at LSN {}", get("digest"), get("digest_lsn"))?;
+    let segments = &status["segments"];
+    writeln!(
+        out,
+        "segments: {} active, {} sealed, {} free, {} bytes retained; backend {}",
+        plain(&segments["active"]),
+        plain(&segments["sealed"]),
+        plain(&segments["free"]),
+        plain(&segments["bytes"]),
+        get("backend")
+    )?;
+    rows(
+        "pin",
+        &status["pins"],
+        &["owner", "kind", "lsn", "age_s", "bytes"],
+        out,
+    )?;
+    let replica = ["id", "address", "state", "session", "lsn", "cause"];
+    rows("replica", &status["replicas"], &replica, out)?;
+    let recovery = ["replica", "outcome", "source", "proof", "result"];
+    rows("recovery", &status["recoveries"], &recovery, out)
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "none".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// One line for each element of a list, with those fields that have a value.
+fn rows(title: &str, list: &Value, fields: &[&str], out: &mut dyn Write) -> Result<(), Error> {
+    for row in list.as_array().into_iter().flatten() {
+        let shown = fields.iter().filter(|field| !row[**field].is_null());
+        let text: Vec<String> = shown
+            .map(|field| format!("{field} {}", plain(&row[*field])))
+            .collect();
+        writeln!(out, "{title}: {}", text.join(", "))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_with_port_is_an_address_and_one_with_slash_is_a_directory() {
+        assert!(is_address("127.0.0.1:9000"));
+        assert!(is_address("[::1]:9000"));
+        assert!(!is_address("/srv/vol:1"));
+        assert!(!is_address("vol"));
+        assert!(!is_address("vol:x"));
+    }
+}
