@@ -16,10 +16,12 @@ pub mod rebuild;
 pub mod registry;
 pub mod sender;
 pub mod session;
+mod state;
 mod status;
 pub mod stream;
 #[cfg(test)]
 mod testing;
+mod transport;
 
 pub use driver::{
     AckRule, CtlServer, Primary, PrimaryOptions, PromiseReport, Replica, ReplicaAddress,

@@ -1,6 +1,6 @@
 //! What `seawall status` shows: one consistent reading of one volume, as JSON (DESIGN section 6).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use seawall_snapshot::Volume;
 use seawall_wal::Role;
@@ -105,7 +105,8 @@ pub struct SegmentStatus {
 }
 
 /// One recovery of one replica, as it ended.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RecoveryRecord {
     /// Which replica.
     pub replica: String,

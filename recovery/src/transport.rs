@@ -1,0 +1,40 @@
+//! The only seam to peers. Contract of a transport; it MUST hold for every implementation.
+//!
+//! - Messages arrive whole, in the order they were sent, each at most once, or not at all.
+//! - `send` blocks while the peer does not read; `close`, from any thread, ends that with an error.
+//! - `receive` gives `None` when nothing arrived within its timeout, and keeps what arrived in part
+//!   for the next call. It is called by one thread at a time; `send` by any number.
+//! - After any error, and after `close`, the connection is over: every later call fails.
+//! - Nothing is trusted: whatever the peer sends, `receive` answers with a message or a typed error,
+//!   and allocates at most the limits of PROTOCOL.md.
+
+pub(crate) mod ctl;
+pub(crate) mod tcp;
+
+#[cfg(test)]
+pub(crate) mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::message::Message;
+
+/// One connection to one peer. See the module text for what it MUST do.
+pub(crate) trait Transport: Send + Sync + fmt::Debug {
+    /// Sends one message.
+    fn send(&self, message: &Message) -> Result<(), Error>;
+
+    /// The next message, or `None` when `timeout` passed without one.
+    fn receive(&self, timeout: Duration) -> Result<Option<Message>, Error>;
+
+    /// Ends the connection; both sides notice.
+    fn close(&self);
+
+    /// The peer, for people.
+    fn peer(&self) -> &str;
+}
+
+/// A connection that several threads use.
+pub(crate) type Link = Arc<dyn Transport>;
