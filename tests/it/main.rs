@@ -16,4 +16,5 @@
     reason = "fixtures come before the tests that use them"
 )]
 mod harness;
+mod nbd;
 mod tidy;

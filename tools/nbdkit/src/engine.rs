@@ -63,11 +63,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// As `Volume::next_data`.
     fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error>;
 
-    /// Drains, leaves the clean mark and stops every thread. Later calls fail.
+    /// Drains, leaves the clean mark and stops every thread.
     ///
     /// # Errors
     /// As `Volume::close`.
-    fn close(&self) -> Result<(), Error>;
+    fn close(self: Box<Self>) -> Result<(), Error>;
 }
 
 impl Engine for Arc<Volume> {
@@ -117,7 +117,7 @@ impl Engine for Arc<Volume> {
         Ok(Volume::next_data(self, offset)?)
     }
 
-    fn close(&self) -> Result<(), Error> {
-        Ok(Volume::close(self)?)
+    fn close(self: Box<Self>) -> Result<(), Error> {
+        Ok(Volume::close(&self)?)
     }
 }

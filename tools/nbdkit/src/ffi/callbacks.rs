@@ -88,22 +88,22 @@ pub(super) extern "C" fn after_fork() -> c_int {
     })
 }
 
-/// Every connection is closed by now, so nothing is in flight.
+/// Every connection is closed by now, so nothing is in flight and no handle is out.
 pub(super) extern "C" fn cleanup() {
-    guard("cleanup", (), || {
-        let export = lock(&EXPORT).take();
-        export.map_or(Ok(()), |export| export.close())?;
-        nbdkit::debug("seawall: the volume is closed");
-        Ok(())
-    });
+    guard("cleanup", (), close_export);
 }
 
-/// Closes what `cleanup` did not reach; threads must not outlive the library.
+/// Closes what `cleanup` did not reach: threads must not outlive the library.
 pub(super) extern "C" fn unload() {
-    guard("unload", (), || {
-        let export = lock(&EXPORT).take();
-        export.map_or(Ok(()), |export| export.close())
-    });
+    guard("unload", (), close_export);
+}
+
+fn close_export() -> Result<(), Error> {
+    let export = lock(&EXPORT).take();
+    match export.and_then(Arc::into_inner) {
+        Some(export) => export.close(),
+        None => Ok(()),
+    }
 }
 
 pub(super) extern "C" fn open(_readonly: c_int) -> *mut c_void {

@@ -29,7 +29,6 @@ pub(super) struct RawExtents {
 
 unsafe extern "C" {
     fn nbdkit_error(format: *const c_char, ...);
-    fn nbdkit_debug(format: *const c_char, ...);
     safe fn nbdkit_set_error(errno: c_int);
     fn nbdkit_add_extent(list: *mut RawExtents, offset: u64, length: u64, kind: u32) -> c_int;
 }
@@ -45,13 +44,6 @@ pub(super) fn error(line: &str) {
     let line = c_string(line);
     // SAFETY: both are NUL-terminated and outlive the call, and "%s" takes exactly one string.
     unsafe { nbdkit_error(c"%s".as_ptr(), line.as_ptr()) }
-}
-
-/// One line to the log of nbdkit when it runs with `-v`.
-pub(super) fn debug(line: &str) {
-    let line = c_string(line);
-    // SAFETY: as in `error`.
-    unsafe { nbdkit_debug(c"%s".as_ptr(), line.as_ptr()) }
 }
 
 /// Tells the log and the client of a failure.
