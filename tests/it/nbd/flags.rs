@@ -23,9 +23,9 @@ fn every_capability_is_advertised() {
         ("can_zero", json!(true)),
         ("can_fast_zero", json!(true)),
         ("can_cache", json!(false)),
-        ("block_minimum", json!(1)),
-        ("block_preferred", json!(4096)),
-        ("block_maximum", json!(32 << 20)),
+        ("block_size_minimum", json!(1)),
+        ("block_size_preferred", json!(4096)),
+        ("block_size_maximum", json!(32 << 20)),
     ] {
         assert_eq!(export[field], expected, "{field} in {export:#}");
     }
@@ -38,7 +38,7 @@ fn the_block_size_of_the_volume_is_the_preferred_one() {
     let server = Server::start(home.path(), &["size=1M", "block-size=512"]);
     let info = run("nbdinfo", &["--json", &server.uri()]).ok();
     let info: Value = serde_json::from_str(&info.stdout).unwrap();
-    assert_eq!(info["exports"][0]["block_preferred"], 512, "{info:#}");
+    assert_eq!(info["exports"][0]["block_size_preferred"], 512, "{info:#}");
     assert_eq!(server.connect().size(), 1 << 20);
     server.stop();
 }
