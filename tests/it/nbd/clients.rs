@@ -147,6 +147,7 @@ fn fio_verifies_random_writes_sixteen_at_a_time() {
             "--verify=crc32c",
             "--do_verify=1",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--loops=2",
         ],
     )
