@@ -16,5 +16,4 @@
     reason = "fixtures come before the tests that use them"
 )]
 mod harness;
-mod nbd;
 mod tidy;
