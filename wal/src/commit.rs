@@ -603,13 +603,14 @@ impl Log {
         self.state().stopped
     }
 
-    /// Edge thread: waits until something happens, at most `timeout`.
-    pub(crate) fn wait_for_work(&self, timeout: std::time::Duration) {
+    /// Edge thread: waits until something happens. `true` when nothing did for `timeout`.
+    pub(crate) fn wait_for_work(&self, timeout: std::time::Duration) -> bool {
         let state = self.state();
-        if !state.stopped {
-            // OK because the caller looks for work again whatever woke it.
-            drop(self.progress.wait_timeout(state, timeout));
-        }
+        !state.stopped
+            && self
+                .progress
+                .wait_timeout(state, timeout)
+                .is_ok_and(|(_, out)| out.timed_out())
     }
 }
 

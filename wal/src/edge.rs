@@ -61,7 +61,6 @@ pub(crate) fn spawn(log: &Arc<Log>) -> std::io::Result<()> {
 }
 
 fn run(weak: &Weak<Log>) {
-    let mut seen = None;
     while let Some(log) = weak.upgrade() {
         if log.is_stopped() {
             return;
@@ -71,15 +70,11 @@ fn run(weak: &Weak<Log>) {
             tracing::warn!(%error, "background work of the log failed; it is tried again");
             false
         });
-        if stepped {
-            continue;
-        }
-        let head = log.frontiers().head;
-        let idle = seen == Some(head);
-        seen = Some(head);
-        if idle && let Err(error) = log.mark() {
+        if !stepped
+            && log.wait_for_work(IDLE)
+            && let Err(error) = log.mark()
+        {
             tracing::warn!(%error, "cannot mark the idle log");
         }
-        log.wait_for_work(IDLE);
     }
 }

@@ -249,7 +249,9 @@ fn a_half_frame_at_the_end_is_torn_and_cut_for_good() {
     // A240, A243: what lies behind the cut is under a seal.
     let fixture = Fixture::on_files();
     let (log, _) = fixture.open();
-    append(&log, 3);
+    for through in 1..=3 {
+        append(&log, through);
+    }
     log.append(vec![change(4), change(5), change(6)])
         .unwrap()
         .wait()
