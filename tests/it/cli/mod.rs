@@ -1,8 +1,8 @@
 //! The commands as an operator meets them: real programs, real files, real clients.
 
 mod damage;
+mod files;
 mod kill;
-mod nbd;
 mod wrong_use;
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -34,16 +33,6 @@ impl Node {
                 .args(args)
                 .stdin(Stdio::null()),
         )
-    }
-
-    /// As [`Node::start`], with a file as standard input.
-    pub(crate) fn start_with_input<A: AsRef<OsStr>>(
-        program: impl AsRef<OsStr>,
-        args: &[A],
-        input: &Path,
-    ) -> Node {
-        let input = std::fs::File::open(input).unwrap();
-        Node::spawn(Command::new(program.as_ref()).args(args).stdin(input))
     }
 
     fn spawn(command: &mut Command) -> Node {
@@ -107,18 +96,6 @@ impl Node {
                 Ok(line) => self.said.push(line),
                 Err(RecvTimeoutError::Timeout) => return self.child.try_wait().unwrap().is_none(),
                 Err(RecvTimeoutError::Disconnected) => return false,
-            }
-        }
-    }
-
-    /// Waits for the end of the program and gives everything it said.
-    #[track_caller]
-    pub(crate) fn all_lines(&mut self) -> &[String] {
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => self.said.push(line),
-                Err(RecvTimeoutError::Timeout) => panic!("goes on and on: {self:#?}"),
-                Err(RecvTimeoutError::Disconnected) => return &self.said,
             }
         }
     }
