@@ -1,21 +1,21 @@
 //! Views: the image at a checkpoint, or the image overlaid with the log through a target (D10).
 
-use seawall_wal::Lsn;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use seawall_wal::{Geometry, Log, Lsn, PinKind, WalPin};
+
+use crate::checkpoint::{self, RecordCache, touched};
 use crate::error::Error;
-use crate::sums::Digest;
-
-/// The exact state at one LSN, readable while this value lives.
-#[derive(Debug)]
-pub struct StateView {}
-
-/// A pinned view of the image at checkpoint `lsn()`, with the log after it.
-#[derive(Debug)]
-pub struct SnapshotPin {}
-
-/// A pinned view of the whole state at `lsn()`, with the log after its checkpoint.
-#[derive(Debug)]
-pub struct BasePin {}
+use crate::image::{BASE_DIR, RUN_BYTES};
+use crate::index::{Content, Index, Version};
+use crate::open::Access;
+use crate::preserve::ImageView;
+use crate::section::BaseFacts;
+use crate::sums::{Digest, block_sums};
+use crate::volume::Volume;
+use crate::{lock, read_lock, to_usize};
 
 /// Reading one pinned state. The three views share it.
 pub trait View: Send + Sync + std::fmt::Debug {
@@ -46,20 +46,386 @@ pub trait View: Send + Sync + std::fmt::Debug {
     fn digest(&self) -> Result<Digest, Error>;
 }
 
-impl View for StateView {
-    fn lsn(&self) -> Lsn {
-        todo!()
-    }
-    fn size(&self) -> u64 {
-        todo!()
-    }
-    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Error> {
-        todo!()
-    }
-    fn next_data(&self, _: u64) -> Result<Option<(u64, u64)>, Error> {
-        todo!()
-    }
-    fn digest(&self) -> Result<Digest, Error> {
-        todo!()
+/// The exact state at one LSN, readable while this value lives.
+#[derive(Debug)]
+pub struct StateView {
+    pinned: Pinned,
+}
+
+/// A pinned view of the image at checkpoint `lsn()`, with the log after it.
+#[derive(Debug)]
+pub struct SnapshotPin {
+    pinned: Pinned,
+}
+
+/// A pinned view of the whole state at `lsn()`, with the log after its checkpoint.
+#[derive(Debug)]
+pub struct BasePin {
+    pinned: Pinned,
+}
+
+impl StateView {
+    pub(crate) fn take(volume: &Volume, lsn: Lsn, owner: &str) -> Result<StateView, Error> {
+        let _one = lock(&volume.capture);
+        let pinned = Pinned::state(volume, lsn, owner, None)?;
+        Ok(StateView { pinned })
     }
 }
+
+impl SnapshotPin {
+    pub(crate) fn take(volume: &Volume, owner: &str) -> Result<SnapshotPin, Error> {
+        let _one = lock(&volume.capture);
+        settle_intent(volume)?;
+        let facts = volume.facts();
+        let pinned = Pinned::state(volume, facts.checkpoint, owner, Some(PinKind::Snapshot))?;
+        Ok(SnapshotPin { pinned })
+    }
+
+    /// A pin on the log after [`View::lsn`], for the stream that takes over (D6). It cannot fail for
+    /// reclaimed records, because this value holds them meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Log`].
+    pub fn wal_pin(&self, owner: &str) -> Result<WalPin, Error> {
+        self.pinned.wal_pin(owner)
+    }
+}
+
+impl BasePin {
+    pub(crate) fn take(volume: &Volume, target: Lsn, owner: &str) -> Result<BasePin, Error> {
+        let _one = lock(&volume.capture);
+        let durable = volume.log.frontiers().durable;
+        if target > durable {
+            return Err(Error::Log(seawall_wal::Error::BeyondHead {
+                through: target,
+                head: durable,
+            }));
+        }
+        let pinned = Pinned::state(volume, target, owner, Some(PinKind::Base))?;
+        Ok(BasePin { pinned })
+    }
+
+    /// A pin on the log after [`View::lsn`], for the stream that takes over (D6, D10). It cannot
+    /// fail for reclaimed records, because this value holds them meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Log`].
+    pub fn wal_pin(&self, owner: &str) -> Result<WalPin, Error> {
+        self.pinned.wal_pin(owner)
+    }
+
+    /// Checkpoint of the view below the overlay; `None` for the empty base of a log that still
+    /// begins at 1.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Lsn> {
+        self.pinned.image.as_ref().map(|image| image.checkpoint())
+    }
+}
+
+/// A checkpoint that was left open is finished first, where that is possible; otherwise the image
+/// cannot be pinned (D9).
+fn settle_intent(volume: &Volume) -> Result<(), Error> {
+    let Some(intent) = volume.facts().intent else {
+        return Ok(());
+    };
+    let target = intent.target;
+    match volume.access {
+        Access::ReadOnly => Err(Error::IntentOpen { target }),
+        Access::Primary | Access::Replica | Access::Maintain => {
+            checkpoint::finish(volume).map_err(|_| Error::IntentOpen { target })
+        }
+    }
+}
+
+/// An image, or nothing but zeros, overlaid with records.
+#[derive(Debug)]
+struct Pinned {
+    geometry: Geometry,
+    log: Arc<Log>,
+    lsn: Lsn,
+    /// `None` is the empty base before LSN 1.
+    image: Option<Arc<ImageView>>,
+    overlay: Index,
+    /// Digest below the overlay, without the blocks in `rewritten`.
+    digest: Digest,
+    /// Blocks that an open intent may have rewritten: all of them lie under the overlay.
+    rewritten: Index,
+    /// Keeps the overlay and what follows it.
+    _wal: WalPin,
+    _listed: Option<WalPin>,
+}
+
+impl Pinned {
+    /// The state at `lsn`. The caller holds the capture lock, so that the image, the tail and the
+    /// pins do not move meanwhile (L-N2, H11).
+    fn state(
+        volume: &Volume,
+        lsn: Lsn,
+        owner: &str,
+        kind: Option<PinKind>,
+    ) -> Result<Pinned, Error> {
+        let facts = volume.facts();
+        check_reachable(volume, &facts, lsn)?;
+        let from_start = lsn < facts.checkpoint;
+        let base = match from_start {
+            true => Lsn::ZERO,
+            false => facts.checkpoint,
+        };
+        let wal = volume.log.pin(base, owner)?;
+        let listed = kind.map(|kind| volume.log.register_pin(kind, lsn, owner));
+        let rewritten = match facts.intent {
+            Some(intent) if !from_start => touched(&volume.log, base, intent.target)?,
+            _ => Index::default(),
+        };
+        let digest = match (from_start, facts.intent) {
+            (true, _) => Digest::ZERO,
+            (false, Some(intent)) => intent.rest,
+            (false, None) => facts.digest,
+        };
+        Ok(Pinned {
+            geometry: volume.geometry,
+            log: Arc::clone(&volume.log),
+            lsn,
+            image: (!from_start).then(|| volume.image_view(&facts)),
+            overlay: touched(&volume.log, base, lsn)?,
+            digest,
+            rewritten,
+            _wal: wal,
+            _listed: listed,
+        })
+    }
+
+    fn wal_pin(&self, owner: &str) -> Result<WalPin, Error> {
+        Ok(self.log.pin(self.lsn, owner)?)
+    }
+
+    fn under(&self, lba: u64, out: &mut [u8]) -> Result<(), Error> {
+        match &self.image {
+            Some(image) => image.read(lba, out),
+            None => {
+                out.fill(0);
+                Ok(())
+            }
+        }
+    }
+
+    fn over(&self, lba: u64, version: Version, out: &mut [u8]) -> Result<(), Error> {
+        match version.content {
+            Content::Payload { first } => {
+                let block = u32::try_from(lba - first).expect("a record has 32-bit counts");
+                Ok(self.log.read_blocks(version.lsn, block, out)?)
+            }
+            Content::Zeros | Content::Hole => {
+                out.fill(0);
+                Ok(())
+            }
+        }
+    }
+
+    fn read_blocks(&self, lba: u64, out: &mut [u8]) -> Result<(), Error> {
+        let size = self.geometry.block_size.bytes_usize();
+        let end = lba + (out.len() / size) as u64;
+        for (piece, version) in self.overlay.pieces(lba..end) {
+            let first = to_usize(piece.start - lba) * size;
+            let part = &mut out[first..first + to_usize(piece.end - piece.start) * size];
+            match version {
+                Some(version) => self.over(piece.start, version, part)?,
+                None => self.under(piece.start, part)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// First blocks of the piece that may hold data.
+    fn data_in(
+        &self,
+        piece: Range<u64>,
+        version: Option<Version>,
+    ) -> Result<Option<Range<u64>>, Error> {
+        match (version.map(|version| version.content), &self.image) {
+            (Some(Content::Payload { .. }), _) => Ok(Some(piece)),
+            (Some(Content::Zeros | Content::Hole), _) | (None, None) => Ok(None),
+            (None, Some(image)) => image.next_data(piece.start, piece.end),
+        }
+    }
+
+    fn overlay_digest(&self) -> Result<Digest, Error> {
+        let mut digest = self.digest;
+        let mut records = RecordCache::of(&self.log);
+        let shift = self.geometry.block_size.shift();
+        for (range, version) in self.overlay.iter() {
+            digest = self.without(digest, range.clone())?;
+            if let Content::Payload { first } = version.content {
+                let record = records.get(version.lsn)?;
+                let bytes = to_usize((range.start - first) << shift)
+                    ..to_usize((range.end - first) << shift);
+                let sums = block_sums(&record.payload()[bytes], self.geometry.block_size);
+                for (lba, sum) in range.zip(sums) {
+                    digest = digest.with_block(lba, sum);
+                }
+            }
+        }
+        Ok(digest)
+    }
+
+    /// Takes the old contents of `range` out of a digest.
+    fn without(&self, mut digest: Digest, range: Range<u64>) -> Result<Digest, Error> {
+        let Some(image) = &self.image else {
+            return Ok(digest);
+        };
+        for (piece, rewritten) in self.rewritten.pieces(range) {
+            if rewritten.is_none() {
+                image.visit_sums(piece, &mut |lba, sum| {
+                    digest = digest.without_block(lba, sum);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(digest)
+    }
+}
+
+fn check_reachable(volume: &Volume, facts: &BaseFacts, lsn: Lsn) -> Result<(), Error> {
+    let head = volume.log.frontiers().head;
+    if lsn > head {
+        return Err(Error::StateBeyondHead { lsn, head });
+    }
+    if lsn > volume.log.applied() {
+        let cause = read_lock(&volume.head).lost.cause().cloned();
+        return Err(Error::Log(cause.unwrap_or(
+            seawall_wal::Error::BeyondHead {
+                through: lsn,
+                head: volume.log.applied(),
+            },
+        )));
+    }
+    if facts.incomplete.is_some() {
+        return Err(volume.incomplete());
+    }
+    // On a log that still begins at 1 the empty base counts.
+    let whole_log = volume.log.first_retained() == Lsn::new(1);
+    match facts.intent {
+        _ if lsn < facts.checkpoint && whole_log => Ok(()),
+        _ if lsn < facts.checkpoint => Err(Error::StateReclaimed {
+            lsn,
+            base: facts.checkpoint,
+        }),
+        Some(intent) if lsn < intent.target => Err(Error::IntentOpen {
+            target: intent.target,
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl Volume {
+    /// The view of the image at the present checkpoint, shared by all who hold one. The caller holds
+    /// the capture lock.
+    fn image_view(&self, facts: &BaseFacts) -> Arc<ImageView> {
+        let live = self.live_views();
+        if let Some(view) = live
+            .into_iter()
+            .find(|view| view.checkpoint() == facts.checkpoint && !view.is_broken())
+        {
+            return view;
+        }
+        // OK because only uniqueness counts.
+        let number = self.views_made.fetch_add(1, Ordering::Relaxed);
+        let scratch = self.dir.join(BASE_DIR).join(format!("preserved-{number}"));
+        let view = Arc::new(ImageView::new(
+            &self.disk,
+            scratch,
+            &self.image,
+            &self.log,
+            facts.checkpoint,
+        ));
+        lock(&self.views).push(Arc::downgrade(&view));
+        view
+    }
+}
+
+impl View for Pinned {
+    fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    fn size(&self) -> u64 {
+        self.geometry.bytes()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let (size, length) = (self.geometry.block_size.bytes(), out.len() as u64);
+        let end = offset.checked_add(length);
+        if end.is_none_or(|end| end > self.size()) {
+            return Err(Error::OutOfRange {
+                offset,
+                length,
+                size: self.size(),
+            });
+        }
+        if !offset.is_multiple_of(size) || !length.is_multiple_of(size) {
+            return Err(Error::Log(seawall_wal::Error::Geometry {
+                what: "a view is read in whole blocks",
+                value: offset,
+            }));
+        }
+        let mut lba = offset / size;
+        for run in out.chunks_mut(RUN_BYTES) {
+            self.read_blocks(lba, run)?;
+            lba += run.len() as u64 / size;
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
+        let size = self.geometry.block_size.bytes();
+        let mut found: Option<Range<u64>> = None;
+        for (piece, version) in self.overlay.pieces(offset / size..self.geometry.blocks) {
+            let data = self.data_in(piece.clone(), version)?;
+            match (&mut found, data) {
+                (None, None) => {}
+                (None, Some(data)) => found = Some(data),
+                // Neighbours go together: an overlay of small records is still read in large runs.
+                (Some(range), Some(data)) if data.start == range.end => range.end = data.end,
+                (Some(_), _) => break,
+            }
+            if found.as_ref().is_some_and(|range| range.end < piece.end) {
+                break;
+            }
+        }
+        Ok(found.map(|range| ((range.start * size).max(offset), range.end * size)))
+    }
+
+    fn digest(&self) -> Result<Digest, Error> {
+        self.overlay_digest()
+    }
+}
+
+macro_rules! view {
+    ($name:ident) => {
+        impl View for $name {
+            fn lsn(&self) -> Lsn {
+                self.pinned.lsn()
+            }
+
+            fn size(&self) -> u64 {
+                self.pinned.size()
+            }
+
+            fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+                self.pinned.read(offset, out)
+            }
+
+            fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
+                self.pinned.next_data(offset)
+            }
+
+            fn digest(&self) -> Result<Digest, Error> {
+                self.pinned.digest()
+            }
+        }
+    };
+}
+
+view!(StateView);
+view!(SnapshotPin);
+view!(BasePin);

@@ -1,8 +1,9 @@
 //! What can go wrong in a volume, as facts.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use seawall_wal::{Lba, Lsn};
+use seawall_wal::{Epoch, Lba, Lsn};
 
 /// Errors of a volume. Errors of the log pass through as [`Error::Log`].
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,6 +46,26 @@ pub enum Error {
         /// Last LSN written.
         head: Lsn,
     },
+    /// A checkpoint was begun and is not finished: the state asked for cannot be told from it (D9).
+    #[error("the checkpoint to LSN {target} is unfinished; ask for {target} or later")]
+    IntentOpen {
+        /// What it leads to.
+        target: Lsn,
+    },
+    /// A sync of the image failed; its contents are unknown until a reopen writes them again (D21).
+    #[error("the image stopped after a failed sync ({first}); reopen the volume")]
+    ImageStopped {
+        /// The first failure.
+        first: Arc<Error>,
+    },
+    /// The newest version of the blocks asked for may lie in a damaged part of the log (D14).
+    #[error("blocks from {lba} on may have newer data in a damaged part of the log: {cause}")]
+    NotApplied {
+        /// First block asked for that is in doubt.
+        lba: Lba,
+        /// The first damage.
+        cause: Arc<seawall_wal::Error>,
+    },
     /// A base is being installed in place and is not whole (D12).
     #[error("the base of {} is incomplete; rebuild it from its primary", path.display())]
     BaseIncomplete {
@@ -60,6 +81,16 @@ pub enum Error {
         role: &'static str,
         /// What to do instead.
         hint: &'static str,
+    },
+    /// An epoch that is not above the one this node has persisted.
+    #[error("epoch {offered} is not above epoch {ours} of {}", path.display())]
+    EpochNotAbove {
+        /// The volume directory.
+        path: PathBuf,
+        /// What was asked for.
+        offered: Epoch,
+        /// What is persisted.
+        ours: Epoch,
     },
     /// Bytes of a base that is being installed do not match what was announced.
     #[error("{what} of the base does not match what the primary announced")]

@@ -1,16 +1,26 @@
 //! Volume: log plus image. Write, read, flush, trim, state at an LSN, checkpoint, advance_tail.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
-use seawall_wal::disk::Disk;
+use seawall_wal::disk::{Disk, File};
 use seawall_wal::{
-    Clock, Epoch, Geometry, Log, Lsn, Meta, PinInfo, Record, ReplayReport, Ticket, VolumeId,
+    Clock, Epoch, Geometry, Log, Lsn, LsnRange, Meta, PinInfo, Record, ReplayReport, Role, Ticket,
 };
 
 use crate::base::{BasePin, SnapshotPin, StateView};
+use crate::edge::Edge;
 use crate::error::Error;
+use crate::image::Image;
+use crate::index::{Index, place_of};
+use crate::lost::Lost;
+use crate::open::Access;
+use crate::preserve::ImageView;
+use crate::section::BaseFacts;
 use crate::sums::Digest;
+use crate::verify::{Progress, VerifyReport};
+use crate::{checkpoint, lock, verify, write_lock};
 
 /// When a write may be acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,294 +31,54 @@ pub enum Durability {
     Durable,
 }
 
-/// Shape and identity of a new volume.
-#[derive(Clone, Copy, Debug)]
-pub struct CreateOptions {
-    /// Identity; `None` draws one. A replica takes its primary's (D8).
-    pub volume: Option<VolumeId>,
-    /// Shape.
-    pub geometry: Geometry,
-    /// Primary or replica.
-    pub role: seawall_wal::Role,
-}
-
-/// What the opener means to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Take writes: starts an incarnation at the epoch in meta (D2). Refused on a replica.
-    Primary,
-    /// Take records from a primary. Refused on a primary.
-    Replica,
-    /// Maintain without writing records (checkpoint, reclaim); any role.
-    Maintain,
-    /// Inspect; writes nothing, takes no lock.
-    ReadOnly,
-}
-
-/// One damaged place that `verify` found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DamageFound {
-    /// File that holds it.
-    pub file: std::path::PathBuf,
-    /// Byte offset in it.
-    pub offset: u64,
-    /// Record hit, where known.
-    pub lsn: Option<Lsn>,
-    /// Block hit and number of blocks, where known.
-    pub blocks: Option<(u64, u64)>,
-    /// What is wrong, for people.
-    pub what: String,
-}
-
-/// Result of [`Volume::verify`].
-#[derive(Clone, Debug)]
-pub struct VerifyReport {
-    /// Everything found; empty means whole.
-    pub damage: Vec<DamageFound>,
-    /// Frames' records read.
-    pub records: u64,
-    /// Image blocks checked against their sums.
-    pub blocks: u64,
-}
-
-/// Bytes done and to do, for progress bars.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
-
 /// A block volume. Share it behind an [`Arc`]; every call takes `&self` and many may run at once.
+///
+/// Locks are taken in this order: `capture`, `partial`, `head`, `base`, `views`.
 #[derive(Debug)]
 pub struct Volume {
-    log: Arc<Log>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) access: Access,
+    pub(crate) geometry: Geometry,
+    pub(crate) log: Arc<Log>,
+    pub(crate) image: Arc<Image>,
+    /// What the open found.
+    pub(crate) replay: ReplayReport,
+    /// What readers look at. Held alone across an append, which does no I/O.
+    pub(crate) head: RwLock<Head>,
+    /// Held alone while a part of a block is completed from its newest version.
+    pub(crate) partial: RwLock<()>,
+    /// What is known about the image.
+    pub(crate) base: Mutex<Base>,
+    /// One checkpoint, truncation, reclaim or pin at a time.
+    pub(crate) capture: Mutex<()>,
+    /// Views of the image at some checkpoint.
+    pub(crate) views: Mutex<Vec<Weak<ImageView>>>,
+    pub(crate) views_made: AtomicU64,
+    pub(crate) lock_file: Mutex<Option<File>>,
+    pub(crate) alone: AtomicBool,
+    pub(crate) closed: AtomicBool,
+    pub(crate) edge: Edge,
 }
 
-impl Volume {
-    /// Creates the directory `dir` (its parent must exist) with an empty volume, durable in full.
-    ///
-    /// # Errors
-    /// [`Error::Log`]: the directory exists and is not empty, geometry, or I/O.
-    pub fn create(disk: &Arc<dyn Disk>, dir: &Path, options: CreateOptions) -> Result<(), Error> {
-        let _ = (disk, dir, options);
-        todo!()
-    }
+/// The newest version of every block above the checkpoint.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) index: Index,
+    /// Checkpoints that began to write the image.
+    pub(crate) captures: u64,
+    pub(crate) lost: Lost,
+}
 
-    /// Opens the volume: lock, meta, log replay, an open intent is finished (D9), the block index is
-    /// rebuilt from the log.
-    ///
-    /// # Errors
-    /// [`Error::Log`] with `Locked`, `NotAVolume`, damage or I/O; [`Error::WrongRole`].
-    pub fn open(
-        disk: &Arc<dyn Disk>,
-        dir: &Path,
-        clock: &Arc<dyn Clock>,
-        access: Access,
-    ) -> Result<(Arc<Volume>, ReplayReport), Error> {
-        let _ = (disk, dir, clock, access);
-        todo!()
-    }
-
-    /// The log.
-    #[must_use]
-    pub fn log(&self) -> &Arc<Log> {
-        &self.log
-    }
-
-    /// Its meta.
-    #[must_use]
-    pub fn meta(&self) -> &Arc<Meta> {
-        self.log.meta()
-    }
-
-    /// The directory.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        todo!()
-    }
-
-    /// Size in bytes.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        todo!()
-    }
-
-    /// Reads `out.len()` bytes at byte `offset`: the newest acknowledged version of every block.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`], [`Error::ImageDamaged`], [`Error::Log`].
-    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        let _ = (offset, out);
-        todo!()
-    }
-
-    /// Writes bytes at byte `offset`, of any alignment. Split into records of at most 1 MiB, each
-    /// atomic. Returns the last LSN used.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`], [`Error::Log`].
-    pub fn write(&self, offset: u64, bytes: &[u8], durability: Durability) -> Result<Lsn, Error> {
-        let _ = (offset, bytes, durability);
-        todo!()
-    }
-
-    /// Makes bytes read zero. `no_hole` keeps the space allocated. Costs no memory per byte.
-    ///
-    /// # Errors
-    /// As [`Volume::write`].
-    pub fn write_zeroes(
-        &self,
-        offset: u64,
-        length: u64,
-        no_hole: bool,
-        durability: Durability,
-    ) -> Result<Lsn, Error> {
-        let _ = (offset, length, no_hole, durability);
-        todo!()
-    }
-
-    /// Makes the whole blocks inside the range read zero and gives their space back; parts of blocks
-    /// at its ends are left as they are.
-    ///
-    /// # Errors
-    /// As [`Volume::write`].
-    pub fn trim(&self, offset: u64, length: u64, durability: Durability) -> Result<Lsn, Error> {
-        let _ = (offset, length, durability);
-        todo!()
-    }
-
-    /// Makes everything acknowledged before the call durable on this node; gives the durable LSN.
-    ///
-    /// # Errors
-    /// [`Error::Log`].
-    pub fn flush(&self) -> Result<Lsn, Error> {
-        todo!()
-    }
-
-    /// Replica: appends received records unchanged and makes them visible to reads.
-    ///
-    /// # Errors
-    /// As `Log::append_received`.
-    pub fn receive(&self, records: Vec<Record>) -> Result<Ticket, Error> {
-        let _ = records;
-        todo!()
-    }
-
-    /// Captures the base through `target`, or through committed: intent, image and sums, meta (D9).
-    /// A target at or below the checkpoint is a no-op. Returns the checkpoint.
-    ///
-    /// # Errors
-    /// [`Error::Log`] beyond committed; ENOSPC in the image fails this call only (D21).
-    pub fn checkpoint(&self, target: Option<Lsn>) -> Result<Lsn, Error> {
-        let _ = target;
-        todo!()
-    }
-
-    /// Captures the base through at least `lsn`, then reclaims through `lsn` as far as pins allow
-    /// (D20). Returns the tail.
-    ///
-    /// # Errors
-    /// As [`Volume::checkpoint`].
-    pub fn advance_tail(&self, lsn: Lsn) -> Result<Lsn, Error> {
-        let _ = lsn;
-        todo!()
-    }
-
-    /// Replica: drops every record above `after` (log and block index).
-    ///
-    /// # Errors
-    /// As `Log::truncate`; refused below an open intent.
-    pub fn truncate(&self, after: Lsn) -> Result<(), Error> {
-        let _ = after;
-        todo!()
-    }
-
-    /// The exact state at `lsn`, for every LSN in [base, head], as a reader that stays valid while
-    /// it lives (it holds a pin).
-    ///
-    /// # Errors
-    /// [`Error::StateReclaimed`], [`Error::StateBeyondHead`], or damage on the way.
-    pub fn state_at(self: &Arc<Self>, lsn: Lsn, owner: &str) -> Result<StateView, Error> {
-        let _ = (lsn, owner);
-        todo!()
-    }
-
-    /// Pins the view of the image at the present checkpoint together with the log after it: the
-    /// composite pin of a rebuild, atomic against the floor.
-    ///
-    /// # Errors
-    /// [`Error::BaseIncomplete`], [`Error::Log`] with `Reclaimed`.
-    pub fn pin_snapshot(self: &Arc<Self>, owner: &str) -> Result<SnapshotPin, Error> {
-        let _ = owner;
-        todo!()
-    }
-
-    /// Pins the whole state at exactly `target`: image overlaid with the log through it (D10).
-    ///
-    /// # Errors
-    /// As [`Volume::pin_snapshot`]; `BeyondHead` above durable.
-    pub fn pin_base(self: &Arc<Self>, target: Lsn, owner: &str) -> Result<BasePin, Error> {
-        let _ = (target, owner);
-        todo!()
-    }
-
-    /// LSN and digest of the image at the checkpoint: free.
-    #[must_use]
-    pub fn digest(&self) -> (Lsn, Digest) {
-        todo!()
-    }
-
-    /// Digest of the whole state at `lsn`, overlaid on demand (D18).
-    ///
-    /// # Errors
-    /// As [`Volume::state_at`].
-    pub fn digest_at(self: &Arc<Self>, lsn: Lsn) -> Result<Digest, Error> {
-        let _ = lsn;
-        todo!()
-    }
-
-    /// Checkpoint LSN, its trust (`None` is trusted, `Some` says why not), and an open intent.
-    #[must_use]
-    pub fn base_state(&self) -> BaseState {
-        todo!()
-    }
-
-    /// Every pin of every kind.
-    #[must_use]
-    pub fn pins(&self) -> Vec<PinInfo> {
-        todo!()
-    }
-
-    /// Reads everything: frames, image, sums, the invariant chain. Writes nothing.
-    ///
-    /// # Errors
-    /// Only when it cannot even look; damage is in the report.
-    pub fn verify(&self, progress: Progress<'_>) -> Result<VerifyReport, Error> {
-        let _ = progress;
-        todo!()
-    }
-
-    /// First byte range `[first, second)` at or behind `offset` whose newest state may be data.
-    ///
-    /// # Errors
-    /// [`Error::Log`].
-    pub fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
-        let _ = offset;
-        todo!()
-    }
-
-    /// Flushes, marks the log clean, stops background work and releases the lock. Later calls fail.
-    ///
-    /// # Errors
-    /// [`Error::Log`].
-    pub fn close(&self) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// A promotion by hand (D5): persists `epoch` and the role primary.
-    ///
-    /// # Errors
-    /// [`Error::Log`] for an epoch that is not above ours.
-    pub fn promote(&self, epoch: Epoch) -> Result<(), Error> {
-        let _ = epoch;
-        todo!()
-    }
+/// The facts in meta and what this process knows beyond them.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) facts: BaseFacts,
+    /// The sync of the image that failed (D21).
+    pub(crate) failed: Option<Arc<Error>>,
+    /// A block failed its sum and nothing could repair it.
+    pub(crate) damaged: bool,
 }
 
 /// What is known about the base image.
@@ -331,4 +101,406 @@ pub enum Untrusted {
     Incomplete,
     /// A block failed its sum and the log cannot repair it.
     BlockDamaged,
+}
+
+impl Volume {
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// Its meta.
+    #[must_use]
+    pub fn meta(&self) -> &Arc<Meta> {
+        self.log.meta()
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.geometry.bytes()
+    }
+
+    /// Reads `out.len()` bytes at byte `offset`: the newest acknowledged version of every block.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::ImageDamaged`], [`Error::NotApplied`], [`Error::Log`].
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        self.check_range(offset, out.len() as u64)?;
+        self.check_open()?;
+        self.read_any(offset, out)
+    }
+
+    /// Writes bytes at byte `offset`, of any alignment. Split into records of at most 1 MiB, each
+    /// atomic. Returns the last LSN used.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::WrongRole`], [`Error::Log`].
+    pub fn write(&self, offset: u64, bytes: &[u8], durability: Durability) -> Result<Lsn, Error> {
+        self.check_range(offset, bytes.len() as u64)?;
+        self.check_writer()?;
+        let last = self.write_bytes(offset, bytes)?;
+        self.settle(last, durability)
+    }
+
+    /// Makes bytes read zero. `no_hole` keeps the space allocated. Costs no memory per byte.
+    ///
+    /// # Errors
+    /// As [`Volume::write`].
+    pub fn write_zeroes(
+        &self,
+        offset: u64,
+        length: u64,
+        no_hole: bool,
+        durability: Durability,
+    ) -> Result<Lsn, Error> {
+        self.check_range(offset, length)?;
+        self.check_writer()?;
+        let last = self.zero_bytes(offset, length, no_hole)?;
+        self.settle(last, durability)
+    }
+
+    /// Makes the whole blocks inside the range read zero and gives their space back; parts of blocks
+    /// at its ends are left as they are.
+    ///
+    /// # Errors
+    /// As [`Volume::write`].
+    pub fn trim(&self, offset: u64, length: u64, durability: Durability) -> Result<Lsn, Error> {
+        self.check_range(offset, length)?;
+        self.check_writer()?;
+        let last = self.trim_bytes(offset, length)?;
+        self.settle(last, durability)
+    }
+
+    /// Makes everything acknowledged before the call durable on this node; gives the durable LSN.
+    ///
+    /// # Errors
+    /// [`Error::Log`].
+    pub fn flush(&self) -> Result<Lsn, Error> {
+        self.check_open()?;
+        let durable = self.log.sync()?;
+        self.commit_if_alone()?;
+        Ok(durable)
+    }
+
+    /// From now on committed follows our own durable frontier by itself: the rule of a volume
+    /// without replicas, and of best effort (D1). Gives committed.
+    ///
+    /// # Errors
+    /// [`Error::Log`].
+    pub fn commit_best_effort(&self) -> Result<Lsn, Error> {
+        self.alone.store(true, Ordering::Release);
+        self.commit_if_alone()?;
+        Ok(self.log.frontiers().committed)
+    }
+
+    /// Ends what [`Volume::commit_best_effort`] began: committed moves only when it is told.
+    pub fn commit_by_acks(&self) {
+        self.alone.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn commit_if_alone(&self) -> Result<(), Error> {
+        if self.alone.load(Ordering::Acquire) {
+            // D14: above damage the durable frontier is a fact, but not one to build on.
+            let ours = self.log.frontiers().durable.min(self.log.applied());
+            self.log.commit(ours)?;
+        }
+        Ok(())
+    }
+
+    /// Replica: appends received records unchanged and makes them visible to reads.
+    ///
+    /// # Errors
+    /// As `Log::append_received`.
+    pub fn receive(&self, records: Vec<Record>) -> Result<Ticket, Error> {
+        self.check_open()?;
+        let places: Vec<_> = records.iter().map(place_of).collect();
+        let bytes = records.iter().map(Record::bytes).sum::<usize>();
+        self.log.admit(bytes as u64)?;
+        let ticket = {
+            let mut head = write_lock(&self.head);
+            let ticket = self.log.append_received(records)?;
+            for place in &places {
+                head.index.note(place);
+            }
+            ticket
+        };
+        self.edge.appended(bytes);
+        Ok(ticket)
+    }
+
+    /// Captures the base through `target`, or through committed: intent, image and sums, meta (D9).
+    /// A target at or below the checkpoint is a no-op. Returns the checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Log`] beyond committed; ENOSPC in the image fails this call only (D21).
+    pub fn checkpoint(&self, target: Option<Lsn>) -> Result<Lsn, Error> {
+        self.check_maintainer()?;
+        let _one = lock(&self.capture);
+        self.checkpoint_alone(target)
+    }
+
+    fn checkpoint_alone(&self, target: Option<Lsn>) -> Result<Lsn, Error> {
+        if self.facts().incomplete.is_some() {
+            return Err(self.incomplete());
+        }
+        let committed = self.log.frontiers().committed;
+        let target = target.unwrap_or(committed);
+        if target > committed {
+            return Err(Error::Log(seawall_wal::Error::Chain {
+                action: "capture the base through",
+                lsn: target,
+                bound_name: "committed",
+                bound: committed,
+            }));
+        }
+        checkpoint::run(self, target)
+    }
+
+    /// Captures the base through at least `lsn`, then reclaims through `lsn` as far as pins allow
+    /// (D20). Returns the tail.
+    ///
+    /// # Errors
+    /// As [`Volume::checkpoint`].
+    pub fn advance_tail(&self, lsn: Lsn) -> Result<Lsn, Error> {
+        self.check_maintainer()?;
+        let _one = lock(&self.capture);
+        self.checkpoint_alone(Some(lsn))?;
+        Ok(self.log.reclaim(lsn)?)
+    }
+
+    /// Replica: drops every record above `after` (log and block index).
+    ///
+    /// # Errors
+    /// As `Log::truncate`; refused below an open intent.
+    pub fn truncate(&self, after: Lsn) -> Result<(), Error> {
+        self.check_maintainer()?;
+        let _one = lock(&self.capture);
+        let facts = self.facts();
+        if let Some(intent) = facts.intent.filter(|intent| after < intent.target) {
+            return Err(Error::Log(seawall_wal::Error::Chain {
+                action: "truncate after",
+                lsn: after,
+                bound_name: "the target of an unfinished checkpoint",
+                bound: intent.target,
+            }));
+        }
+        let mut head = write_lock(&self.head);
+        self.log.truncate(after)?;
+        let range = LsnRange::new(facts.checkpoint, self.log.applied());
+        head.index = Index::of(&self.log.places(range)?);
+        Ok(())
+    }
+
+    /// The exact state at `lsn`, for every LSN in [base, head], as a reader that stays valid while
+    /// it lives (it holds a pin). While the log still begins at 1, the empty base counts too.
+    ///
+    /// # Errors
+    /// [`Error::StateReclaimed`], [`Error::StateBeyondHead`], [`Error::IntentOpen`], or damage on
+    /// the way.
+    pub fn state_at(self: &Arc<Self>, lsn: Lsn, owner: &str) -> Result<StateView, Error> {
+        self.check_open()?;
+        StateView::take(self, lsn, owner)
+    }
+
+    /// Pins the view of the image at the present checkpoint together with the log after it: the
+    /// composite pin of a rebuild, atomic against the floor.
+    ///
+    /// # Errors
+    /// [`Error::BaseIncomplete`], [`Error::IntentOpen`], [`Error::Log`] with `Reclaimed`.
+    pub fn pin_snapshot(self: &Arc<Self>, owner: &str) -> Result<SnapshotPin, Error> {
+        self.check_open()?;
+        SnapshotPin::take(self, owner)
+    }
+
+    /// Pins the whole state at exactly `target`: image overlaid with the log through it (D10).
+    ///
+    /// # Errors
+    /// As [`Volume::pin_snapshot`]; `BeyondHead` above durable.
+    pub fn pin_base(self: &Arc<Self>, target: Lsn, owner: &str) -> Result<BasePin, Error> {
+        self.check_open()?;
+        BasePin::take(self, target, owner)
+    }
+
+    /// LSN and digest of the image at the checkpoint: free.
+    #[must_use]
+    pub fn digest(&self) -> (Lsn, Digest) {
+        let facts = self.facts();
+        (facts.checkpoint, facts.digest)
+    }
+
+    /// Digest of the whole state at `lsn`, overlaid on demand (D18).
+    ///
+    /// # Errors
+    /// As [`Volume::state_at`].
+    pub fn digest_at(self: &Arc<Self>, lsn: Lsn) -> Result<Digest, Error> {
+        use crate::base::View as _;
+        self.state_at(lsn, "digest")?.digest()
+    }
+
+    /// Checkpoint LSN, its trust (`None` is trusted, `Some` says why not), and an open intent.
+    #[must_use]
+    pub fn base_state(&self) -> BaseState {
+        let base = lock(&self.base);
+        let untrusted = match (base.facts.incomplete, base.facts.intent, base.damaged) {
+            (Some(_), _, _) => Some(Untrusted::Incomplete),
+            (None, Some(_), _) => Some(Untrusted::IntentOpen),
+            (None, None, true) => Some(Untrusted::BlockDamaged),
+            (None, None, false) => None,
+        };
+        BaseState {
+            checkpoint: base.facts.checkpoint,
+            untrusted,
+            intent: base.facts.intent.map(|intent| intent.target),
+        }
+    }
+
+    /// Every pin of every kind.
+    #[must_use]
+    pub fn pins(&self) -> Vec<PinInfo> {
+        self.log.pins()
+    }
+
+    /// Reads everything: frames, image, sums, the invariant chain. Writes nothing.
+    ///
+    /// # Errors
+    /// Only when it cannot even look; damage is in the report.
+    pub fn verify(&self, progress: Progress<'_>) -> Result<VerifyReport, Error> {
+        verify::verify(self, progress)
+    }
+
+    /// First byte range `[first, second)` at or behind `offset` whose newest state may be data.
+    ///
+    /// # Errors
+    /// [`Error::Log`].
+    pub fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
+        self.check_open()?;
+        self.newest_data(offset)
+    }
+
+    /// Flushes, marks the log clean, stops background work and releases the lock. Later calls fail.
+    ///
+    /// # Errors
+    /// [`Error::Log`].
+    pub fn close(&self) -> Result<(), Error> {
+        let lock_file = self.shut();
+        let result = match self.access {
+            Access::ReadOnly => Ok(()),
+            Access::Primary | Access::Replica | Access::Maintain => {
+                // Committed is a lower bound in meta; a clean close is a good time to raise it.
+                self.commit_if_alone().and(Ok(self.log.close()?))
+            }
+        };
+        drop(lock_file);
+        result
+    }
+
+    /// Stops everything but the log, and gives the lock away.
+    pub(crate) fn shut(&self) -> Option<File> {
+        self.closed.store(true, Ordering::Release);
+        self.edge.stop();
+        // Whoever is in the middle of a capture finishes it.
+        let _one = lock(&self.capture);
+        lock(&self.lock_file).take()
+    }
+
+    /// A promotion by hand (D5): persists `epoch` and the role primary.
+    ///
+    /// # Errors
+    /// [`Error::EpochNotAbove`], [`Error::Log`].
+    pub fn promote(&self, epoch: Epoch) -> Result<(), Error> {
+        self.check_maintainer()?;
+        let ours = self.meta().get().epoch;
+        if epoch <= ours {
+            return Err(Error::EpochNotAbove {
+                path: self.dir.clone(),
+                offered: epoch,
+                ours,
+            });
+        }
+        Ok(self.meta().update(|meta| {
+            meta.epoch = meta.epoch.max(epoch);
+            meta.role = Role::Primary;
+        })?)
+    }
+
+    pub(crate) fn facts(&self) -> BaseFacts {
+        lock(&self.base).facts
+    }
+
+    pub(crate) fn image_usable(&self) -> Result<(), Error> {
+        match &lock(&self.base).failed {
+            None => Ok(()),
+            Some(first) => Err(Error::ImageStopped {
+                first: Arc::clone(first),
+            }),
+        }
+    }
+
+    fn check_range(&self, offset: u64, length: u64) -> Result<(), Error> {
+        let size = self.size();
+        match offset.checked_add(length) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(Error::OutOfRange {
+                offset,
+                length,
+                size,
+            }),
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        match self.closed.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(Error::Log(seawall_wal::Error::Closed)),
+        }
+    }
+
+    pub(crate) fn check_maintainer(&self) -> Result<(), Error> {
+        self.check_open()?;
+        match self.access {
+            Access::ReadOnly => Err(self.read_only("it was opened for inspection")),
+            Access::Primary | Access::Replica | Access::Maintain => Ok(()),
+        }
+    }
+
+    fn check_writer(&self) -> Result<(), Error> {
+        self.check_open()?;
+        match self.access {
+            Access::Primary => Ok(self.log.check_writable()?),
+            Access::Replica => Err(Error::WrongRole {
+                path: self.dir.clone(),
+                role: "replica",
+                hint: "write to its primary",
+            }),
+            Access::Maintain => Err(self.read_only("it was opened for maintenance")),
+            Access::ReadOnly => Err(self.read_only("it was opened for inspection")),
+        }
+    }
+
+    fn read_only(&self, why: &'static str) -> Error {
+        Error::Log(seawall_wal::Error::ReadOnly {
+            path: self.dir.clone(),
+            why,
+        })
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.edge.stop();
+    }
 }

@@ -1,0 +1,217 @@
+//! The only thread of the crate: checkpoint and reclaim when the log has grown past a watermark
+//! (D22).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use seawall_wal::{Lsn, SegmentInfo};
+
+use crate::error::Error;
+use crate::lock;
+use crate::volume::Volume;
+
+/// Watermarks of background work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Background {
+    /// Retained log above which the image is captured through committed and old segments are
+    /// reclaimed; `None` leaves both to the caller.
+    pub retained_bytes_soft: Option<u64>,
+}
+
+impl Background {
+    /// No background work.
+    pub const OFF: Background = Background {
+        retained_bytes_soft: None,
+    };
+}
+
+impl Default for Background {
+    /// 512 MiB of log.
+    fn default() -> Background {
+        Background {
+            retained_bytes_soft: Some(512 << 20),
+        }
+    }
+}
+
+/// How long a failed attempt waits for space or for the ack rule before it is tried again (D21).
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Signal {
+    due: bool,
+    stopped: bool,
+}
+
+/// Handle on the thread.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    background: Background,
+    appended: AtomicU64,
+    signal: Arc<(Mutex<Signal>, Condvar)>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Edge {
+    pub(crate) fn new(background: Background) -> Edge {
+        Edge {
+            background,
+            appended: AtomicU64::new(0),
+            signal: Arc::default(),
+            thread: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn background(&self) -> Background {
+        self.background
+    }
+
+    /// Starts the thread, unless there is nothing for it to do.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge file is where the threads of this crate start"
+    )]
+    pub(crate) fn start(volume: &Arc<Volume>) {
+        let edge = &volume.edge;
+        let Some(soft) = edge.background.retained_bytes_soft else {
+            return;
+        };
+        let signal = Arc::clone(&edge.signal);
+        let weak = Arc::downgrade(volume);
+        let spawned = std::thread::Builder::new()
+            .name("seawall-capture".into())
+            .spawn(move || run(&signal, &weak, soft));
+        match spawned {
+            Ok(thread) => *lock(&edge.thread) = Some(thread),
+            Err(error) => tracing::error!(%error, "no thread for checkpoints: the log will grow"),
+        }
+    }
+
+    /// Told of every append; wakes the thread now and then.
+    pub(crate) fn appended(&self, bytes: usize) {
+        let Some(soft) = self.background.retained_bytes_soft else {
+            return;
+        };
+        let bytes = bytes as u64;
+        // OK because the count only decides when to look; what is found there decides what to do.
+        let before = self.appended.fetch_add(bytes, Ordering::Relaxed);
+        let step = (soft / 8).max(1);
+        if before / step != (before + bytes) / step {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        lock(&self.signal.0).due = true;
+        self.signal.1.notify_one();
+    }
+
+    /// Ends the thread and waits for what it has in hand.
+    pub(crate) fn stop(&self) {
+        lock(&self.signal.0).stopped = true;
+        self.signal.1.notify_one();
+        let thread = lock(&self.thread).take();
+        // The last holder of the volume may be the thread itself; it then ends by itself.
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the checkpoint thread panicked");
+        }
+    }
+}
+
+fn run(signal: &(Mutex<Signal>, Condvar), volume: &Weak<Volume>, soft: u64) {
+    let mut again = false;
+    while wait(signal, again) {
+        let Some(volume) = volume.upgrade() else {
+            return;
+        };
+        again = match step(&volume, soft) {
+            Ok(behind) => behind,
+            Err(error) => {
+                tracing::warn!(%error, "a background checkpoint failed and will be tried again");
+                true
+            }
+        };
+    }
+}
+
+/// Waits for work; `false` to end. With `again` it looks once more after a while.
+fn wait(signal: &(Mutex<Signal>, Condvar), again: bool) -> bool {
+    let mut state = lock(&signal.0);
+    while !state.due && !state.stopped {
+        if again {
+            let result = signal.1.wait_timeout(state, RETRY);
+            state = result.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            break;
+        }
+        let result = signal.1.wait(state);
+        state = result.unwrap_or_else(std::sync::PoisonError::into_inner);
+    }
+    state.due = false;
+    !state.stopped
+}
+
+/// Brings the retained log below the watermark; `true` when something still holds it above.
+fn step(volume: &Volume, soft: u64) -> Result<bool, Error> {
+    volume.commit_if_alone()?;
+    if volume.log.retained_bytes() <= soft {
+        return Ok(false);
+    }
+    volume.checkpoint(None)?;
+    // Half of the watermark stays for replicas that come back after a short absence.
+    if let Some(target) = reclaim_target(&volume.log.segments(), soft / 2) {
+        volume.advance_tail(target.min(volume.base_state().checkpoint))?;
+    }
+    Ok(volume.log.retained_bytes() > soft)
+}
+
+/// The last LSN of the newest segment that need not stay for the newest `keep` bytes.
+fn reclaim_target(segments: &[SegmentInfo], keep: u64) -> Option<Lsn> {
+    let mut kept = 0;
+    for segment in segments.iter().rev() {
+        let Some((_, last)) = segment.lsns else {
+            continue;
+        };
+        if kept >= keep {
+            return Some(last);
+        }
+        kept += segment.bytes;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seawall_wal::SegmentState;
+
+    #[test]
+    fn reclaim_keeps_the_newest_bytes() {
+        let segment = |first, last, bytes| SegmentInfo {
+            name: String::new(),
+            generation: 1,
+            state: SegmentState::Sealed,
+            lsns: Some((Lsn::new(first), Lsn::new(last))),
+            bytes,
+        };
+        let free = SegmentInfo {
+            lsns: None,
+            state: SegmentState::Free,
+            ..segment(1, 1, 0)
+        };
+        let log = [
+            segment(1, 10, 60),
+            segment(11, 20, 60),
+            segment(21, 25, 30),
+            free,
+        ];
+        assert_eq!(reclaim_target(&log, 30), Some(Lsn::new(20)));
+        assert_eq!(reclaim_target(&log, 31), Some(Lsn::new(10)));
+        assert_eq!(reclaim_target(&log, 100), None);
+        assert_eq!(reclaim_target(&[], 0), None);
+    }
+}

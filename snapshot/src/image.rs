@@ -1,0 +1,172 @@
+//! Block image over Disk: the contents at one LSN with the sums that vouch for them.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use seawall_wal::disk::{Buffer, Disk, File, OpenMode, list, make_dir, remove, sync_dir};
+use seawall_wal::{BlockSize, Geometry};
+
+use crate::error::Error;
+use crate::sums::{Sums, block_sum};
+use crate::to_usize;
+
+/// Bytes moved by one call to the file.
+pub(crate) const RUN_BYTES: usize = 1 << 20;
+
+/// Name of the folder of all bases in a volume's directory.
+pub(crate) const BASE_DIR: &str = "base";
+
+/// The folder of base `id`.
+pub(crate) fn base_dir(volume: &Path, id: u64) -> PathBuf {
+    volume.join(BASE_DIR).join(id.to_string())
+}
+
+/// One base on disk: `image` and `sums`.
+#[derive(Debug)]
+pub(crate) struct Image {
+    file: File,
+    sums: Sums,
+    block_size: BlockSize,
+    blocks: u64,
+}
+
+impl Image {
+    /// Creates an image of zeros in the new folder `dir`. The caller makes it durable by
+    /// [`Image::sync`] and a sync of the folder's parent.
+    pub(crate) fn create(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        geometry: &Geometry,
+    ) -> Result<Image, Error> {
+        make_dir(disk.as_ref(), dir)?;
+        let image = Image::open(disk, dir, geometry, OpenMode::CreateNew)?;
+        image.file.set_length(geometry.bytes())?;
+        sync_dir(disk.as_ref(), dir)?;
+        Ok(image)
+    }
+
+    /// Opens the image in `dir`.
+    pub(crate) fn open(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        geometry: &Geometry,
+        mode: OpenMode,
+    ) -> Result<Image, Error> {
+        Ok(Image {
+            file: File::open(disk, &dir.join("image"), mode)?,
+            sums: Sums::open(disk, &dir.join("sums"), mode, geometry.blocks)?,
+            block_size: geometry.block_size,
+            blocks: geometry.blocks,
+        })
+    }
+
+    /// Whether both files have the size of the volume, which a creation that was cut short may lack.
+    pub(crate) fn has_full_length(&self) -> Result<bool, Error> {
+        let whole = self.file.length()? == self.offset(self.blocks);
+        Ok(whole && self.sums.has_full_length()?)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    pub(crate) fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    pub(crate) fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    pub(crate) fn block_size(&self) -> BlockSize {
+        self.block_size
+    }
+
+    fn offset(&self, lba: u64) -> u64 {
+        lba << self.block_size.shift()
+    }
+
+    /// Reads blocks from `lba` on into `out` and gives those of them that fail their sum.
+    pub(crate) fn read(&self, lba: u64, out: &mut [u8]) -> Result<Vec<u64>, Error> {
+        let mut bad = Vec::new();
+        let mut at = lba;
+        for run in out.chunks_mut(RUN_BYTES) {
+            let bytes = self.file.read_exact(self.offset(at), run.len())?;
+            run.copy_from_slice(&bytes);
+            let count = run.len() >> self.block_size.shift();
+            let sums = self.sums.read(at, count)?;
+            let blocks = run.chunks(self.block_size.bytes_usize());
+            for ((lba, block), sum) in (at..).zip(blocks).zip(sums) {
+                if block_sum(block) != sum {
+                    bad.push(lba);
+                }
+            }
+            at += count as u64;
+        }
+        Ok(bad)
+    }
+
+    /// Writes whole blocks from `lba` on. Their sums are the caller's business.
+    pub(crate) fn write(&self, lba: u64, bytes: Buffer) -> Result<(), Error> {
+        Ok(self.file.write_bytes(self.offset(lba), bytes)?)
+    }
+
+    /// Makes `range` read zero and gives its space back.
+    pub(crate) fn punch(&self, range: &Range<u64>) -> Result<(), Error> {
+        let length = self.offset(range.end - range.start);
+        Ok(self.file.punch_hole(self.offset(range.start), length)?)
+    }
+
+    /// Makes `range` read zero and keeps its space.
+    pub(crate) fn zero(&self, range: &Range<u64>) -> Result<(), Error> {
+        let run = (RUN_BYTES >> self.block_size.shift()) as u64;
+        let zeros = Arc::new(Buffer::zeroed(RUN_BYTES));
+        let mut at = range.start;
+        while at < range.end {
+            let count = run.min(range.end - at);
+            let bytes = match count == run {
+                true => Arc::clone(&zeros),
+                false => Arc::new(Buffer::zeroed(to_usize(self.offset(count)))),
+            };
+            self.file.write(self.offset(at), vec![bytes])?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    /// Makes image and sums durable.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.file.sync()?;
+        self.sums.sync()
+    }
+
+    /// First blocks at or behind `lba` that may hold data.
+    pub(crate) fn next_data(&self, lba: u64) -> Result<Option<Range<u64>>, Error> {
+        let Some((first, second)) = self.file.next_data(self.offset(lba))? else {
+            return Ok(None);
+        };
+        let size = self.block_size.bytes();
+        let range = (first / size).max(lba)..second.div_ceil(size).min(self.blocks);
+        Ok((range.start < range.end).then_some(range))
+    }
+}
+
+/// The folder in which an install builds base `id`.
+pub(crate) fn building_dir(volume: &Path, id: u64) -> PathBuf {
+    volume.join(BASE_DIR).join(format!("{id}.new"))
+}
+
+/// Removes everything in `base/` but base `keep`: old bases and the preserved blocks of views, which
+/// do not outlive their process. What an interrupted install has built stays for the next attempt,
+/// which takes from it whatever still matches (D12), unless `all` is asked for.
+pub(crate) fn sweep(disk: &dyn Disk, volume: &Path, keep: u64, all: bool) -> Result<(), Error> {
+    let folder = volume.join(BASE_DIR);
+    let (keep, building) = (keep.to_string(), format!("{}.new", keep + 1));
+    for name in list(disk, &folder)? {
+        if name != keep && (all || name != building) {
+            remove(disk, &folder.join(name))?;
+        }
+    }
+    Ok(sync_dir(disk, &folder)?)
+}

@@ -1,0 +1,133 @@
+//! Block index: which record holds the newest version of a range of blocks.
+
+use seawall_wal::{Lsn, Record, RecordKind, RecordPlace};
+
+use crate::rangemap::RangeMap;
+
+/// Where the newest version of a range of blocks lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// Record that wrote it.
+    pub(crate) lsn: Lsn,
+    /// What the record says about the blocks.
+    pub(crate) content: Content,
+}
+
+/// What a record says about its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Its payload; block `lba` of the volume is block `lba - first` of the record.
+    Payload {
+        /// First block of the record.
+        first: u64,
+    },
+    /// Zeros that keep their space.
+    Zeros,
+    /// Zeros that give their space back.
+    Hole,
+}
+
+/// Newest version per block, of the records it was told of.
+pub(crate) type Index = RangeMap<Version>;
+
+impl Index {
+    /// The index of records in LSN order.
+    pub(crate) fn of(places: &[RecordPlace]) -> Index {
+        let mut index = Index::default();
+        for place in places {
+            index.note(place);
+        }
+        index
+    }
+
+    /// Takes the next record in LSN order in.
+    pub(crate) fn note(&mut self, place: &RecordPlace) {
+        let content = match (place.kind, place.no_hole) {
+            (RecordKind::Write, _) => Content::Payload { first: place.lba.0 },
+            (RecordKind::WriteZeroes, true) => Content::Zeros,
+            (RecordKind::WriteZeroes, false) | (RecordKind::Trim, _) => Content::Hole,
+        };
+        let version = Version {
+            lsn: place.lsn,
+            content,
+        };
+        let end = place.lba.0 + u64::from(place.blocks);
+        self.insert(place.lba.0..end, version);
+    }
+
+    /// Forgets `range` where its newest version is at or below `through`: the image has it.
+    pub(crate) fn forget(&mut self, range: std::ops::Range<u64>, through: Lsn) {
+        self.remove_if(range, |version| version.lsn <= through);
+    }
+}
+
+/// The place of a record that is not in the log yet.
+pub(crate) fn place_of(record: &Record) -> RecordPlace {
+    let header = record.header();
+    RecordPlace {
+        lsn: header.lsn,
+        kind: header.kind,
+        no_hole: header.no_hole,
+        lba: header.lba,
+        blocks: header.blocks,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seawall_wal::Lba;
+
+    fn place(lsn: u64, kind: RecordKind, lba: u64, blocks: u32) -> RecordPlace {
+        RecordPlace {
+            lsn: Lsn::new(lsn),
+            kind,
+            no_hole: false,
+            lba: Lba(lba),
+            blocks,
+        }
+    }
+
+    #[test]
+    fn the_newest_version_wins_and_older_ends_stay() {
+        let index = Index::of(&[
+            place(1, RecordKind::Write, 0, 8),
+            place(2, RecordKind::Trim, 2, 2),
+        ]);
+        let found: Vec<_> = index
+            .pieces(0..10)
+            .map(|(range, version)| (range, version.map(|v| v.lsn.get())))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (0..2, Some(1)),
+                (2..4, Some(2)),
+                (4..8, Some(1)),
+                (8..10, None)
+            ]
+        );
+        let (_, version) = index.piece(5, 8);
+        assert_eq!(version.unwrap().content, Content::Payload { first: 0 });
+    }
+
+    #[test]
+    fn forgetting_keeps_versions_above_the_checkpoint() {
+        let mut index = Index::of(&[
+            place(1, RecordKind::Write, 0, 4),
+            place(2, RecordKind::Write, 1, 1),
+        ]);
+        index.forget(0..4, Lsn::new(1));
+        let kept: Vec<_> = index
+            .iter()
+            .map(|(range, v)| (range, v.lsn.get()))
+            .collect();
+        assert_eq!(kept, [(1..2, 2)]);
+    }
+
+    #[test]
+    fn a_trim_of_a_terabyte_is_one_entry() {
+        let index = Index::of(&[place(1, RecordKind::Trim, 0, 1 << 28)]);
+        assert_eq!(index.len(), 1);
+    }
+}

@@ -1,0 +1,313 @@
+//! Creating and opening a volume.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, RwLock};
+
+use seawall_wal::disk::{Disk, File, OpenMode, list, make_dir, remove, sync_dir};
+use seawall_wal::{
+    Clock, Epoch, Geometry, Incarnation, IoOp, Lineage, Log, LogId, LogMode, Lsn, LsnRange, Meta,
+    MetaContents, ReplayReport, Role, VolumeId,
+};
+
+use crate::edge::{Background, Edge};
+use crate::error::Error;
+use crate::image::{BASE_DIR, Image, base_dir, sweep};
+use crate::index::Index;
+use crate::lost::Lost;
+use crate::section::BaseFacts;
+use crate::volume::{Base, Head, Volume};
+use crate::{checkpoint, lock};
+
+/// Shape and identity of a new volume.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateOptions {
+    /// Identity; `None` draws one. A replica takes its primary's (D8).
+    pub volume: Option<VolumeId>,
+    /// Shape.
+    pub geometry: Geometry,
+    /// Primary or replica.
+    pub role: Role,
+}
+
+/// What the opener means to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Take writes: starts an incarnation at the epoch in meta (D2). Refused on a replica.
+    Primary,
+    /// Take records from a primary. Refused on a primary.
+    Replica,
+    /// Maintain without writing records (checkpoint, reclaim); any role.
+    Maintain,
+    /// Inspect; writes nothing, takes no lock.
+    ReadOnly,
+}
+
+/// Smallest and largest segment (D19).
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+fn check_geometry(geometry: &Geometry) -> Result<(), Error> {
+    let refuse = |what, value| Err(Error::Log(seawall_wal::Error::Geometry { what, value }));
+    let segment = geometry.segment_bytes;
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment) || segment % 4096 != 0 {
+        return refuse(
+            "segment size must be a multiple of 4096 from 1 MiB to 1 GiB",
+            segment,
+        );
+    }
+    let bytes = geometry
+        .blocks
+        .checked_mul(geometry.block_size.bytes())
+        .filter(|bytes| i64::try_from(*bytes).is_ok());
+    match bytes {
+        Some(bytes) if bytes > 0 => Ok(()),
+        _ => refuse(
+            "a volume needs at least one block and at most 2^63 - 1 bytes",
+            geometry.blocks,
+        ),
+    }
+}
+
+fn refuse_occupied(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    match list(disk, dir)?.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Log(seawall_wal::Error::io(
+            IoOp::MakeDir,
+            dir,
+            None,
+            std::io::ErrorKind::DirectoryNotEmpty.into(),
+        ))),
+    }
+}
+
+impl Volume {
+    /// Creates the directory `dir` (its parent must exist) with an empty volume, durable in full.
+    /// Meta is written last: before that the directory does not pass for a volume.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the directory exists and is not empty, geometry, or I/O.
+    pub fn create(disk: &Arc<dyn Disk>, dir: &Path, options: CreateOptions) -> Result<(), Error> {
+        check_geometry(&options.geometry)?;
+        make_dir(disk.as_ref(), dir)?;
+        refuse_occupied(disk.as_ref(), dir)?;
+        let result = build(disk, dir, options);
+        if result.is_err() {
+            for name in ["meta", BASE_DIR, "wal"] {
+                // OK because without meta what is left passes for nothing.
+                let _ = remove(disk.as_ref(), &dir.join(name));
+            }
+        }
+        result
+    }
+
+    /// Opens the volume: lock, meta, log replay, an open intent is finished (D9), the block index is
+    /// rebuilt from the log. A primary or replica checkpoints and reclaims in the background.
+    ///
+    /// # Errors
+    /// [`Error::Log`] with `Locked`, `NotAVolume`, damage or I/O; [`Error::WrongRole`].
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        clock: &Arc<dyn Clock>,
+        access: Access,
+    ) -> Result<(Arc<Volume>, ReplayReport), Error> {
+        let background = match access {
+            Access::Primary | Access::Replica => Background::default(),
+            Access::Maintain | Access::ReadOnly => Background::OFF,
+        };
+        Volume::open_with(disk, dir, clock, access, background)
+    }
+
+    /// As [`Volume::open`], with the watermarks of background work given, or none of it.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn open_with(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        clock: &Arc<dyn Clock>,
+        access: Access,
+        background: Background,
+    ) -> Result<(Arc<Volume>, ReplayReport), Error> {
+        // Before anything is created there: a wrong directory stays as it is.
+        let meta = Meta::open(disk, dir, false)?;
+        check_role(dir, meta.get().role, access)?;
+        let lock_file = match access {
+            Access::ReadOnly => None,
+            Access::Primary | Access::Replica | Access::Maintain => Some(take_lock(disk, dir)?),
+        };
+        // Under the lock once more: what was read without it may have changed.
+        let meta = Arc::new(Meta::open(disk, dir, access != Access::ReadOnly)?);
+        let held = Held {
+            meta,
+            lock_file,
+            background,
+        };
+        open_locked(disk, dir, clock, access, held)
+    }
+
+    /// A second, independent look at what lies in our directory now.
+    pub(crate) fn reopen_for_inspection(&self) -> Result<Arc<Volume>, Error> {
+        let access = Access::ReadOnly;
+        let opened =
+            Volume::open_with(&self.disk, &self.dir, &self.clock, access, Background::OFF)?;
+        Ok(opened.0)
+    }
+}
+
+fn build(disk: &Arc<dyn Disk>, dir: &Path, options: CreateOptions) -> Result<(), Error> {
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        sync_dir(disk.as_ref(), parent)?;
+    }
+    let bases = dir.join(BASE_DIR);
+    make_dir(disk.as_ref(), &bases)?;
+    let base = base_dir(dir, BaseFacts::NEW.base);
+    Image::create(disk, &base, &options.geometry)?.sync()?;
+    sync_dir(disk.as_ref(), &bases)?;
+    make_dir(disk.as_ref(), &dir.join("wal"))?;
+    sync_dir(disk.as_ref(), dir)?;
+    let mut contents = MetaContents {
+        volume: options.volume.map_or_else(VolumeId::random, Ok)?,
+        log: LogId::random()?,
+        geometry: options.geometry,
+        role: options.role,
+        epoch: match options.role {
+            Role::Primary => Epoch::new(1),
+            Role::Replica => Epoch::default(),
+        },
+        lineage: Lineage::default(),
+        committed: Lsn::ZERO,
+        tail: Lsn::ZERO,
+        origin: Lsn::ZERO,
+        generation_next: 1,
+        incarnation_next: Incarnation::new(1),
+        clean_close: None,
+        sections: std::collections::BTreeMap::new(),
+    };
+    BaseFacts::NEW.store(&mut contents);
+    Meta::create(disk, dir, contents)?;
+    Ok(())
+}
+
+fn check_role(dir: &Path, role: Role, access: Access) -> Result<(), Error> {
+    let wrong = |role, hint| {
+        let path = dir.into();
+        Err(Error::WrongRole { path, role, hint })
+    };
+    match (access, role) {
+        (Access::Primary, Role::Replica) => {
+            wrong("replica", "promote it first with seawall promote")
+        }
+        (Access::Replica, Role::Primary) => {
+            wrong("primary", "give its replica a directory of its own")
+        }
+        (Access::Primary, Role::Primary)
+        | (Access::Replica, Role::Replica)
+        | (Access::Maintain | Access::ReadOnly, _) => Ok(()),
+    }
+}
+
+fn take_lock(disk: &Arc<dyn Disk>, dir: &Path) -> Result<File, Error> {
+    let file = File::open(disk, &dir.join("lock"), OpenMode::CreateOrOpen)?;
+    match file.lock() {
+        Ok(()) => Ok(file),
+        Err(seawall_wal::Error::Io { source, .. })
+            if source.kind() == std::io::ErrorKind::WouldBlock =>
+        {
+            Err(Error::Log(seawall_wal::Error::Locked { path: dir.into() }))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What an open takes over: from the files, or from the volume that an install replaces.
+pub(crate) struct Held {
+    pub(crate) meta: Arc<Meta>,
+    pub(crate) lock_file: Option<File>,
+    pub(crate) background: Background,
+}
+
+/// Opens a volume whose lock is held already, where one is needed.
+pub(crate) fn open_locked(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    clock: &Arc<dyn Clock>,
+    access: Access,
+    held: Held,
+) -> Result<(Arc<Volume>, ReplayReport), Error> {
+    let writable = access != Access::ReadOnly;
+    let meta = held.meta;
+    let contents = meta.get();
+    check_role(dir, contents.role, access)?;
+    let facts = BaseFacts::of(&contents, dir)?;
+    let (image_mode, log_mode) = match writable {
+        true => (OpenMode::ReadWrite, LogMode::Writable),
+        false => (OpenMode::Read, LogMode::ReadOnly),
+    };
+    if writable {
+        sweep(disk.as_ref(), dir, facts.base, false)?;
+    }
+    let image = Image::open(
+        disk,
+        &base_dir(dir, facts.base),
+        &contents.geometry,
+        image_mode,
+    )?;
+    if writable {
+        // L4: what an earlier process wrote and did not sync is durable before it is trusted.
+        image.sync()?;
+    }
+    let (log, report) = Log::open(disk, dir, &meta, clock, log_mode, facts.checkpoint)?;
+    let index = Index::of(&log.places(LsnRange::new(facts.checkpoint, log.applied()))?);
+    let lost = Lost::of(&report, &log);
+    let volume = Arc::new(Volume {
+        disk: Arc::clone(disk),
+        dir: dir.into(),
+        clock: Arc::clone(clock),
+        access,
+        geometry: contents.geometry,
+        log,
+        image: Arc::new(image),
+        replay: report.clone(),
+        head: RwLock::new(Head {
+            index,
+            captures: 0,
+            lost,
+        }),
+        partial: RwLock::default(),
+        base: Mutex::new(Base {
+            facts,
+            failed: None,
+            damaged: false,
+        }),
+        capture: Mutex::default(),
+        views: Mutex::default(),
+        views_made: AtomicU64::new(0),
+        lock_file: Mutex::new(held.lock_file),
+        alone: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
+        edge: Edge::new(held.background),
+    });
+    if writable {
+        start(&volume, contents.epoch)?;
+    }
+    Edge::start(&volume);
+    Ok((volume, report))
+}
+
+/// What a writable open does before it serves anything but head.
+fn start(volume: &Arc<Volume>, epoch: Epoch) -> Result<(), Error> {
+    if volume.facts().incomplete.is_none() {
+        let _one = lock(&volume.capture);
+        // D9, D21: what cannot be finished now stays open; head is served from the log meanwhile.
+        if let Err(error) = checkpoint::finish(volume) {
+            tracing::warn!(%error, "an unfinished checkpoint stays open");
+        }
+    }
+    // D14: above damage nobody writes, so no incarnation starts.
+    if volume.access == Access::Primary && volume.log.check_writable().is_ok() {
+        volume.log.start_incarnation(epoch.max(Epoch::new(1)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! Reads of the newest version, wherever it lies: memory, log or image.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use seawall_wal::Lsn;
+
+use crate::error::Error;
+use crate::image::RUN_BYTES;
+use crate::index::{Content, Version};
+use crate::repair::from_log;
+use crate::volume::Volume;
+use crate::write::whole_blocks;
+use crate::{lock, read_lock, to_usize};
+
+/// Lookups after which a read gives up: each retry means that the volume moved on meanwhile.
+const ATTEMPTS_MAX: u32 = 1000;
+
+/// What one lookup saw.
+struct Lookup {
+    pieces: Vec<(Range<u64>, Option<Version>)>,
+    captures: u64,
+}
+
+impl Volume {
+    /// Reads bytes of any alignment.
+    pub(crate) fn read_any(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let size = self.geometry.block_size.bytes();
+        let [front, middle, back] = whole_blocks(offset, out.len() as u64, size);
+        for part in [front, back] {
+            if !part.is_empty() {
+                let mut blocks =
+                    vec![0; to_usize(part.end.next_multiple_of(size) - part.start / size * size)];
+                self.read_newest(part.start / size, &mut blocks)?;
+                let skip = to_usize(part.start % size);
+                let at = to_usize(part.start - offset);
+                let length = to_usize(part.end - part.start);
+                out[at..at + length].copy_from_slice(&blocks[skip..skip + length]);
+            }
+        }
+        let inner = to_usize(middle.start - offset)..to_usize(middle.end - offset);
+        self.read_newest(middle.start / size, &mut out[inner])
+    }
+
+    /// Reads whole blocks from `lba` on.
+    pub(crate) fn read_newest(&self, lba: u64, out: &mut [u8]) -> Result<(), Error> {
+        let shift = self.geometry.block_size.shift();
+        let mut at = lba;
+        for run in out.chunks_mut(RUN_BYTES) {
+            let count = (run.len() >> shift) as u64;
+            self.read_run(at..at + count, run)?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    fn read_run(&self, range: Range<u64>, out: &mut [u8]) -> Result<(), Error> {
+        for _ in 1..ATTEMPTS_MAX {
+            match self.try_read(&range, out) {
+                // F13: reclaimed between lookup and read, so the image has it by now.
+                Ok(false) | Err(Error::Log(seawall_wal::Error::Reclaimed { .. })) => {}
+                other => return other.map(drop),
+            }
+        }
+        self.try_read(&range, out).map(drop)
+    }
+
+    fn lookup(&self, range: &Range<u64>) -> Result<Lookup, Error> {
+        let head = read_lock(&self.head);
+        head.lost.check(range)?;
+        Ok(Lookup {
+            pieces: head.index.pieces(range.clone()).collect(),
+            captures: head.captures,
+        })
+    }
+
+    /// `false` when a checkpoint rewrote what was read meanwhile.
+    fn try_read(&self, range: &Range<u64>, out: &mut [u8]) -> Result<bool, Error> {
+        let lookup = self.lookup(range)?;
+        let size = self.geometry.block_size.bytes_usize();
+        for (piece, version) in lookup.pieces {
+            let first = to_usize(piece.start - range.start) * size;
+            let part = &mut out[first..first + to_usize(piece.end - piece.start) * size];
+            match version {
+                Some(version) => self.read_version(piece.start, version, part)?,
+                None => {
+                    if !self.read_image(piece.start, lookup.captures, part)? {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_version(&self, lba: u64, version: Version, out: &mut [u8]) -> Result<(), Error> {
+        match version.content {
+            Content::Payload { first } => {
+                let block = u32::try_from(lba - first).expect("a record has 32-bit counts");
+                Ok(self.log.read_blocks(version.lsn, block, out)?)
+            }
+            Content::Zeros | Content::Hole => {
+                out.fill(0);
+                Ok(())
+            }
+        }
+    }
+
+    fn read_image(&self, lba: u64, captures: u64, out: &mut [u8]) -> Result<bool, Error> {
+        if self.facts().incomplete.is_some() {
+            return Err(self.incomplete());
+        }
+        let bad = self.image.read(lba, out)?;
+        if bad.is_empty() {
+            return Ok(true);
+        }
+        if read_lock(&self.head).captures != captures {
+            return Ok(false);
+        }
+        let size = self.geometry.block_size.bytes_usize();
+        let checkpoint = self.facts().checkpoint;
+        for lba_bad in bad {
+            let first = to_usize(lba_bad - lba) * size;
+            self.repair(checkpoint, lba_bad, &mut out[first..first + size])?;
+        }
+        Ok(true)
+    }
+
+    fn repair(&self, checkpoint: Lsn, lba: u64, out: &mut [u8]) -> Result<(), Error> {
+        if from_log(&self.log, checkpoint, lba, out) {
+            tracing::warn!(lba, "a block of the image was repaired from the log");
+            return Ok(());
+        }
+        lock(&self.base).damaged = true;
+        Err(Error::ImageDamaged {
+            path: self.image.path().into(),
+            lba: seawall_wal::Lba(lba),
+        })
+    }
+
+    /// First byte range at or behind `offset` whose newest version may be data.
+    pub(crate) fn newest_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
+        let size = self.geometry.block_size.bytes();
+        let mut lba = offset / size;
+        let end = self.geometry.blocks;
+        while lba < end {
+            let (piece_end, version) = read_lock(&self.head).index.piece(lba, end);
+            let data = match version.map(|version| version.content) {
+                Some(Content::Payload { .. }) => Some(lba..piece_end),
+                Some(Content::Zeros | Content::Hole) => None,
+                None => {
+                    let data = self.image.next_data(lba)?;
+                    data.filter(|data| data.start < piece_end)
+                        .map(|data| data.start..data.end.min(piece_end))
+                }
+            };
+            if let Some(data) = data {
+                return Ok(Some(((data.start * size).max(offset), data.end * size)));
+            }
+            lba = piece_end;
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn incomplete(&self) -> Error {
+        Error::BaseIncomplete {
+            path: self.dir.clone(),
+        }
+    }
+
+    /// Views that somebody still holds.
+    pub(crate) fn live_views(&self) -> Vec<Arc<crate::preserve::ImageView>> {
+        let mut views = lock(&self.views);
+        views.retain(|view| view.strong_count() > 0);
+        views.iter().filter_map(std::sync::Weak::upgrade).collect()
+    }
+}
