@@ -128,6 +128,6 @@ mod tests {
     #[test]
     fn a_trim_of_a_terabyte_is_one_entry() {
         let index = Index::of(&[place(1, RecordKind::Trim, 0, 1 << 28)]);
-        assert_eq!(index.len(), 1);
+        assert_eq!(index.iter().count(), 1);
     }
 }

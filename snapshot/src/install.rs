@@ -309,6 +309,7 @@ fn switch_meta(old: &Volume, manifest: &Manifest, id: u64, state: Digest) -> Res
         meta.tail = manifest.lsn;
         meta.origin = manifest.lsn;
         meta.clean_close = None;
+        meta.first_generation = None;
         facts.store(meta);
     })?)
 }

@@ -20,6 +20,9 @@ mod verify;
 mod volume;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use base::{BasePin, SnapshotPin, StateView, View};

@@ -183,6 +183,7 @@ fn build(disk: &Arc<dyn Disk>, dir: &Path, options: CreateOptions) -> Result<(),
         generation_next: 1,
         incarnation_next: Incarnation::new(1),
         clean_close: None,
+        first_generation: None,
         sections: std::collections::BTreeMap::new(),
     };
     BaseFacts::NEW.store(&mut contents);

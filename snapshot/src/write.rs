@@ -34,10 +34,9 @@ pub(crate) fn whole_blocks(offset: u64, length: u64, block_bytes: u64) -> [Range
 }
 
 impl Volume {
-    /// Largest payload of one record in this volume: a record fits into a quarter of a segment.
+    /// Largest payload of one record in this volume.
     fn record_bytes(&self) -> u64 {
-        let quarter = self.geometry.segment_bytes / 4;
-        let most = quarter.min(RecordHeader::PAYLOAD_BYTES_MAX as u64);
+        let most = self.log.payload_bytes_max() as u64;
         most / self.geometry.block_size.bytes() * self.geometry.block_size.bytes()
     }
 
