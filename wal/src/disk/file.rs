@@ -457,6 +457,26 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_is_written_as_zeros_where_none_can_be_punched() {
+        let scratch = tempfile::tempdir().unwrap();
+        let disk = FileDisk::new();
+        let path = scratch.path().join("a");
+        let shared: Arc<dyn Disk> = disk.clone();
+        let file = File::open(&shared, &path, OpenMode::CreateNew).unwrap();
+        let size = 3 * super::ZEROS.len();
+        file.write_bytes(0, super::Buffer::copy_of(&vec![1; size]))
+            .unwrap();
+        let (start, end) = (100, size as u64 - 7);
+        disk.with_file(file.id(), |file| super::write_zeros(file, start, end))
+            .unwrap();
+        let bytes = file.read_exact(0, size).unwrap();
+        let (before, rest) = bytes.split_at(100);
+        let (hole, behind) = rest.split_at(size - 107);
+        assert_eq!((before, behind), (&[1; 100][..], &[1; 7][..]));
+        assert!(hole.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
     fn a_write_that_stops_taking_bytes_fails() {
         let buffers = [Arc::new(super::Buffer::copy_of(b"bytes"))];
         let stuck = super::write_all_by(0, &buffers, |_, _| Ok(0)).unwrap_err();

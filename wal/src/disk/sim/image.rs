@@ -14,11 +14,12 @@ type Sector = [u8; SECTOR_BYTES];
 
 static ZERO: LazyLock<Arc<Sector>> = LazyLock::new(|| Arc::new([0; SECTOR_BYTES]));
 
-/// Bytes and size. A missing sector is a hole. Nothing lies behind the size.
+/// Bytes and size. A missing sector is a hole. Nothing lies behind the size. The map is copied when
+/// it is changed: a crash matrix cuts the power far more often than it writes.
 #[derive(Clone, Debug, Default)]
 struct Image {
     size: u64,
-    sectors: BTreeMap<u64, Arc<Sector>>,
+    sectors: Arc<BTreeMap<u64, Arc<Sector>>>,
 }
 
 /// One unsynced state of a sector; `None` is a hole.
@@ -53,20 +54,24 @@ impl Image {
     }
 
     fn set(&mut self, sector: u64, content: Option<Arc<Sector>>) {
+        let sectors = Arc::make_mut(&mut self.sectors);
         match content {
-            Some(content) => drop(self.sectors.insert(sector, content)),
-            None => drop(self.sectors.remove(&sector)),
+            Some(content) => drop(sectors.insert(sector, content)),
+            None => drop(sectors.remove(&sector)),
         }
     }
 
     /// Restores "nothing lies behind the size" after sectors and size were chosen apart.
     fn cut(&mut self) {
-        self.sectors.split_off(&self.size.div_ceil(SECTOR));
-        let within = in_sector(self.size);
-        if within > 0
-            && let Some(last) = self.sectors.get_mut(&(self.size / SECTOR))
-        {
-            Arc::make_mut(last)[within..].fill(0);
+        let first_behind = self.size.div_ceil(SECTOR);
+        if self.sectors.range(first_behind..).next().is_some() {
+            Arc::make_mut(&mut self.sectors).split_off(&first_behind);
+        }
+        let (last, within) = (self.size / SECTOR, in_sector(self.size));
+        if within > 0 && self.sectors.contains_key(&last) {
+            let mut sector = *self.content(last);
+            sector[within..].fill(0);
+            self.set(last, Some(share(sector)));
         }
     }
 }
