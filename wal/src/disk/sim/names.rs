@@ -99,37 +99,31 @@ impl Names {
     }
 
     pub(super) fn insert(&mut self, sequence: u64, place: Place, node: NodeId) {
-        self.apply(sequence, vec![(place, Some(node))], None, None);
+        self.apply(sequence, vec![(place, Some(node))], None);
     }
 
     /// Removes one name. A directory must be empty.
     pub(super) fn remove(&mut self, sequence: u64, place: Place) {
-        let emptied = self.live.get(&place).copied();
-        self.apply(sequence, vec![(place, None)], None, emptied);
+        self.apply(sequence, vec![(place, None)], None);
     }
 
     /// Moves one name over another. A directory that is replaced must be empty.
     pub(super) fn rename(&mut self, sequence: u64, from: Place, to: Place) {
         let node = self.live.get(&from).copied();
-        let emptied = self.live.get(&to).copied();
         // What is moved must not vanish with a new directory that a crash takes back.
         let home = Some(to.0);
-        self.apply(sequence, vec![(from, None), (to, node)], home, emptied);
+        self.apply(sequence, vec![(from, None), (to, node)], home);
     }
 
-    /// The change rests on every earlier one of the same names, on the creation of `home`, and on
-    /// the emptying of `emptied`.
+    /// The change rests on every earlier one of the same names, and on the creation of `home`.
     fn apply(
         &mut self,
         sequence: u64,
         entries: Vec<(Place, Option<NodeId>)>,
         home: Option<NodeId>,
-        emptied: Option<NodeId>,
     ) {
         let rests = |(place, node): &(Place, Option<NodeId>)| {
-            entries.iter().any(|(mine, _)| mine == place)
-                || (node.is_some() && *node == home)
-                || Some(place.0) == emptied
+            entries.iter().any(|(mine, _)| mine == place) || (node.is_some() && *node == home)
         };
         let after = self
             .changes
@@ -174,7 +168,11 @@ impl Names {
     /// The names after a power cut that kept nothing unsynced.
     pub(super) fn lose_unsynced(&mut self) {
         self.changes.clear();
-        self.live = self.durable.clone();
+        self.live = std::mem::take(&mut self.durable);
+        let mut reached: BTreeSet<NodeId> = self.walk().into_iter().map(|(_, node)| node).collect();
+        reached.insert(ROOT);
+        self.live.retain(|(parent, _), _| reached.contains(parent));
+        self.durable = self.live.clone();
     }
 
     /// The names after a power cut that kept any subset of the changes, each with all it rests on.

@@ -150,15 +150,17 @@ fn a_sync_covers_only_what_completed_before_it_was_submitted() {
     for seed in 0..SEEDS {
         let sim = SimDisk::new(seed);
         let file = create(&sim, "/a");
-        let write = sim.submit(Operation::Write {
+        write(&file, 0, &[9; 512]);
+        file.sync().unwrap();
+        let first = sim.submit(Operation::Write {
             file: file.id(),
             offset: 0,
             buffers: vec![Arc::new(Buffer::copy_of(&[1; 512]))],
         });
         let sync = sim.submit(Operation::Sync { file: file.id() });
-        assert!(matches!(sim.wait(write), Ok(Output::Done)));
+        assert!(matches!(sim.wait(first), Ok(Output::Done)));
         assert!(matches!(sim.wait(sync), Ok(Output::Done)));
-        lost |= read(&sim.crash_lose_all(), "/a").is_empty();
+        lost |= read(&sim.crash_lose_all(), "/a") == [9; 512];
         file.sync().unwrap();
         assert_eq!(read(&sim.crash_lose_all(), "/a"), [1; 512]);
     }
@@ -300,19 +302,49 @@ fn independent_names_survive_in_any_combination_and_one_name_in_order() {
     let seen = outcomes(&sim, |after| names(after).concat());
     let any = ["", "/a", "/b", "/a/b"].map(str::to_owned);
     assert_eq!(seen, BTreeSet::from(any));
-    // The new /a cannot be there while the old one was never removed.
-    let file = open(&sim, "/a", OpenMode::CreateNew);
-    write(&file, 0, b"new");
-    rename(&sim, "/a", "/c");
-    for seed in 0..SEEDS {
-        let after = sim.crash(seed);
-        let has = |name: &str| names(&after).contains(&name.to_owned());
-        assert!(
-            !(has("/a") && has("/c")),
-            "seed {seed}: {:?}",
-            names(&after)
-        );
+}
+
+#[test]
+fn changes_of_one_name_survive_in_their_order() {
+    let sim = SimDisk::new(22);
+    for version in 1..=3 {
+        let file = open(&sim, "/new", OpenMode::CreateNew);
+        write(&file, 0, &[version]);
+        file.sync().unwrap();
+        rename(&sim, "/new", "/meta");
+        if version == 1 {
+            sync_dir(&sim, "/");
+        }
     }
+    let seen = outcomes(&sim, |after| {
+        let content = |path| after.read_file(Path::new(path)).map_or(0, |bytes| bytes[0]);
+        (content("/meta"), content("/new"))
+    });
+    let legal = BTreeSet::from([(1, 0), (1, 2), (2, 0), (2, 3), (3, 0)]);
+    assert_eq!(seen, legal);
+}
+
+#[test]
+fn a_file_does_not_vanish_with_the_new_directory_it_was_moved_to() {
+    let sim = SimDisk::new(23);
+    drop(create(&sim, "/a"));
+    make_dir(&sim, "/d");
+    rename(&sim, "/a", "/d/a");
+    let seen = outcomes(&sim, |after| names(after).concat());
+    assert_eq!(seen, BTreeSet::from(["/a", "/d/a"].map(str::to_owned)));
+}
+
+#[test]
+fn what_a_power_cut_left_without_a_path_takes_no_space() {
+    let sim = SimDisk::with_capacity(24, SECTOR);
+    make_dir(&sim, "/d");
+    let file = create(&sim, "/d/a");
+    write(&file, 0, &[1; 512]);
+    file.sync().unwrap();
+    let after = sim.crash_lose_all();
+    write(&create(&after, "/b"), 0, &[2; 512]);
+    let outside = create(&sim, "/b").write_bytes(0, Buffer::copy_of(&[2; 512]));
+    assert_eq!(kind(outside), ErrorKind::StorageFull);
 }
 
 #[test]
