@@ -32,6 +32,7 @@ pub(super) fn contract(mut make: impl FnMut() -> (Arc<dyn Disk>, PathBuf)) {
         a_closed_handle_fails_every_operation,
         a_token_is_used_once,
         submitted_operations_all_complete,
+        a_close_finishes_what_is_in_flight_on_its_handle,
         missing_directories_are_errors,
         many_threads_share_one_disk,
     ];
@@ -397,6 +398,30 @@ fn submitted_operations_all_complete(disk: &Arc<dyn Disk>, directory: &Path) {
         std::thread::yield_now();
     };
     assert!(matches!(answer, Ok(Output::Done)));
+}
+
+fn a_close_finishes_what_is_in_flight_on_its_handle(disk: &Arc<dyn Disk>, directory: &Path) {
+    let path = directory.join("a");
+    let file = create(disk, &path);
+    let size = 1 << 18;
+    let tokens: Vec<_> = (0..16)
+        .map(|slot: usize| {
+            disk.submit(Operation::Write {
+                file: file.id(),
+                offset: (slot * size) as u64,
+                buffers: vec![bytes(&pattern(slot, size))],
+            })
+        })
+        .collect();
+    drop(file);
+    let found = content(&File::open(disk, &path, OpenMode::Read).unwrap());
+    for (slot, part) in found.chunks(size).enumerate() {
+        assert!(part == pattern(slot, size), "slot {slot}");
+    }
+    assert_eq!(found.len(), 16 * size);
+    for token in tokens {
+        assert!(matches!(disk.wait(token), Ok(Output::Done)));
+    }
 }
 
 fn missing_directories_are_errors(disk: &Arc<dyn Disk>, directory: &Path) {
