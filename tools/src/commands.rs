@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `write FROM LENGTH AT FILE` | copies bytes of FILE to AT: `bytes`, `head` |
 //! | `flush` | everything written is committed: `committed` |
+//! | `sync` | everything written is durable here, committed or not: `durable` |
 //! | `checkpoint` | `checkpoint` |
 //! | `reclaim LSN` | `tail` |
 //! | `wait ID LSN MILLISECONDS` | `in_sync` |
@@ -37,6 +38,7 @@ enum Command<'a> {
         file: &'a Path,
     },
     Flush,
+    Sync,
     Checkpoint,
     Reclaim(Lsn),
     Wait {
@@ -70,6 +72,7 @@ fn parse(line: &str) -> Option<Command<'_>> {
         }
         "reclaim" => Some(Command::Reclaim(Lsn::new(rest.parse().ok()?))),
         "flush" => Some(Command::Flush),
+        "sync" => Some(Command::Sync),
         "checkpoint" => Some(Command::Checkpoint),
         "status" => Some(Command::Status),
         "quit" => Some(Command::Quit),
@@ -118,6 +121,7 @@ fn carry_out(primary: &Primary, command: &Command<'_>) -> Result<Value, Error> {
             json!({"ok": true, "bytes": length, "head": head.get()})
         }
         Command::Flush => json!({"ok": true, "committed": primary.flush()?.get()}),
+        Command::Sync => json!({"ok": true, "durable": volume.flush()?.get()}),
         Command::Checkpoint => json!({"ok": true, "checkpoint": volume.checkpoint(None)?.get()}),
         Command::Reclaim(lsn) => json!({"ok": true, "tail": volume.advance_tail(*lsn)?.get()}),
         Command::Wait { id, lsn, patience } => {

@@ -4,7 +4,9 @@
     reason = "the edge of a command line tool has threads and a clock"
 )]
 
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -87,4 +89,23 @@ fn send_lines(sender: &Sender<Event>) {
     let lines = std::io::stdin().lock().lines().map_while(Result::ok);
     let mut lines = lines.map(Event::Line).chain([Event::EndOfInput]);
     lines.all(|event| sender.send(event).is_ok());
+}
+
+/// A flag that SIGINT and SIGTERM set.
+pub(crate) fn stop_flag() -> std::io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    Ok(flag)
+}
+
+/// The lines of another process, as they come; the channel ends with it.
+pub(crate) fn lines(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        lines.all(|line| sender.send(line).is_ok());
+    });
+    receiver
 }

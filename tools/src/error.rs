@@ -112,6 +112,17 @@ pub enum Error {
     /// An argument that contradicts another or cannot be carried out.
     #[error("{0}")]
     Usage(String),
+    /// A process of the demo failed.
+    #[error("node {name}: {what}; run the demo with --dir and look at it with seawall status")]
+    Node {
+        /// Which one.
+        name: String,
+        /// What it said.
+        what: String,
+    },
+    /// SIGINT or SIGTERM ended the command.
+    #[error("told to stop; run it again")]
+    Interrupted,
     /// Standard output or a file beside the engine failed.
     #[error("cannot write the output: {0}; the volume is as it was")]
     Output(#[from] std::io::Error),

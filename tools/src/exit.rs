@@ -54,6 +54,8 @@ impl Exit {
             Error::Damaged { .. }
             | Error::NoMajority { .. }
             | Error::Outranked { .. }
+            | Error::Node { .. }
+            | Error::Interrupted
             | Error::Output(_) => Exit::Failed,
         }
     }

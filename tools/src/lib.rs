@@ -10,6 +10,7 @@ mod commands;
 mod common;
 mod copy;
 pub mod create;
+pub mod demo;
 pub mod dump;
 mod edge;
 mod error;

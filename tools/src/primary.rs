@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use seawall_recovery::{AckRule, Primary, PrimaryOptions, ReplicaAddress, Status};
 use seawall_snapshot::Access;
+use seawall_wal::{ReplayReport, ScanEnd};
 use serde_json::json;
 
 use crate::commands;
@@ -90,6 +91,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         "primary": args.dir,
         "listening": primary.listen_address().map(|address| address.to_string()),
         "records": report.records,
+        "end": end_of(&report),
         "clean_close": report.clean_close,
         "durable": volume.log().frontiers().durable.get(),
         "committed": volume.log().frontiers().committed.get(),
@@ -107,6 +109,16 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     primary.shutdown();
     volume.close()?;
     Ok(Exit::Fine)
+}
+
+/// How the log ended, for people.
+fn end_of(report: &ReplayReport) -> String {
+    match &report.end {
+        ScanEnd::Clean if report.clean_close => "clean close".into(),
+        ScanEnd::Clean => "no torn tail".into(),
+        ScanEnd::Torn { bytes, .. } => format!("torn tail of {bytes} bytes cut"),
+        ScanEnd::Damaged(losses) => format!("damaged after LSN {}", losses.applied),
+    }
 }
 
 fn options(args: &Args) -> PrimaryOptions {

@@ -31,6 +31,9 @@ pub struct Args {
     /// Listen outside this machine without encryption
     #[arg(long)]
     pub insecure: bool,
+    /// Print the address as JSON, and end with standard input
+    #[arg(long, hide = true)]
+    pub attached: bool,
 }
 
 /// Runs the command.
@@ -40,7 +43,7 @@ pub struct Args {
 /// listened on.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::disk();
-    let events = edge::events(false)?;
+    let events = edge::events(args.attached)?;
     if args.demote {
         demote(&disk, &args.dir)?;
     }
@@ -51,8 +54,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let replica = Replica::serve(&disk, &clock, &args.dir, &args.id, &args.listen, options)?;
     announce(args, &replica, out)?;
     for event in &events {
-        if matches!(event, Event::Stop) {
-            break;
+        match event {
+            Event::Stop | Event::EndOfInput => break,
+            Event::Line(_) => {}
         }
     }
     replica.shutdown()?;
@@ -61,7 +65,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
 
 fn announce(args: &Args, replica: &Replica, out: &mut dyn Write) -> Result<(), Error> {
     let address = replica.address().to_string();
-    match args.listen.ends_with(":0") {
+    match args.attached || args.listen.ends_with(":0") {
         true => writeln!(out, "{}", json!({"id": args.id, "listening": address}))?,
         false => writeln!(out, "replica {} is listening on {address}", args.id)?,
     }

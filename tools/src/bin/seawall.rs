@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use seawall_tools::exit::Exit;
 use seawall_tools::{
-    Error, create, export, import, main_of, maintain, primary, promote, replica, status, verify,
+    Error, create, demo, export, import, main_of, maintain, primary, promote, replica, status,
+    verify,
 };
 
 /// Block volumes on a write-ahead log, with replicas and proven recovery.
@@ -19,6 +20,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Create(create::Args),
     Import(import::Args),
     Export(export::Args),
@@ -33,6 +35,7 @@ enum Command {
 
 fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Error> {
     match &arguments.command {
+        Command::Demo(args) => demo::run(args, out),
         Command::Create(args) => create::run(args, out),
         Command::Import(args) => import::run(args, out),
         Command::Export(args) => export::run(args, out),
