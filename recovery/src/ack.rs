@@ -140,12 +140,18 @@ impl Ledger {
         self.advance()
     }
 
-    /// Records that a replica held above our end under our last lineage entry were fetched and
-    /// synced; the rule now has to cover them too (D1).
-    pub fn fetched(&mut self, through: Lsn) -> Option<Lsn> {
+    /// A replica holds records above our end under our last lineage entry. They may have been
+    /// acknowledged, so the rule has to cover them too before we are confirmed; our own sync is part
+    /// of the rule, so they have to be fetched first (D1).
+    pub fn found_above(&mut self, through: Lsn) {
         if let Some(inherited) = &mut self.inherited {
             *inherited = through.max(*inherited);
         }
+    }
+
+    /// Such records were fetched and synced. Returns committed if it rose.
+    pub fn fetched(&mut self, through: Lsn) -> Option<Lsn> {
+        self.found_above(through);
         self.synced(through)
     }
 
@@ -208,6 +214,20 @@ impl Ledger {
         let rose = reached > self.committed;
         self.committed = self.committed.max(reached);
         rose.then_some(self.committed)
+    }
+}
+
+#[cfg(test)]
+impl Ledger {
+    /// A confirmed primary, for tests that are about something else.
+    pub(crate) fn confirmed(
+        rule: AckRule,
+        replicas: impl IntoIterator<Item = ReplicaId>,
+        committed: Lsn,
+    ) -> Ledger {
+        let mut ledger = Ledger::reopened(rule, replicas, committed, committed);
+        ledger.inherited = None;
+        ledger
     }
 }
 
@@ -302,6 +322,21 @@ mod tests {
             ledger.handshake_acknowledged(&id("r1"), lsn(103)),
             Some(lsn(103))
         );
+        assert_eq!(ledger.standing(), Standing::Confirmed);
+    }
+
+    // D1: confirming at 100 would let 101..103 be cut from the only replica that holds them.
+    #[test]
+    fn records_found_above_our_end_keep_us_unconfirmed_until_they_are_fetched() {
+        let mut ledger = reopened(AckRule::Quorum, 100, 90);
+        ledger.found_above(lsn(103));
+        assert_eq!(
+            ledger.handshake_acknowledged(&id("r1"), lsn(100)),
+            Some(lsn(100))
+        );
+        assert_eq!(ledger.standing(), Standing::Unconfirmed);
+        ledger.fetched(lsn(103));
+        ledger.handshake_acknowledged(&id("r1"), lsn(103));
         assert_eq!(ledger.standing(), Standing::Confirmed);
     }
 

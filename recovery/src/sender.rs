@@ -758,6 +758,32 @@ impl<P: Pin> Sender<P> {
         self.stopped = true;
     }
 
+    /// Whether a call with this session id has authority; the kind of the session.
+    ///
+    /// # Errors
+    /// [`Failure::Stopped`], [`Failure::NoSession`], [`Failure::OtherSession`],
+    /// [`Failure::SessionIsStream`].
+    pub fn authority(&self, id: SessionId) -> Result<Kind, Failure> {
+        self.check_running()?;
+        let replica = self.replica.clone();
+        let (current, kind) = match &self.work {
+            Work::Idle => return Err(Failure::NoSession { replica }),
+            Work::Session { session, .. } => (session.id(), Some(session.kind())),
+            Work::Stream(stream) => (stream.id(), None),
+        };
+        if current != id {
+            return Err(Failure::OtherSession {
+                replica,
+                given: id,
+                current,
+            });
+        }
+        kind.ok_or(Failure::SessionIsStream {
+            replica,
+            session: id,
+        })
+    }
+
     fn check_running(&self) -> Result<(), Failure> {
         match self.stopped {
             true => Err(Failure::Stopped {
@@ -778,29 +804,10 @@ impl<P: Pin> Sender<P> {
 
     /// The active session, if the call has authority over it.
     fn session(&mut self, id: SessionId) -> Result<&mut Session, Failure> {
-        self.check_running()?;
-        let replica = &self.replica;
-        let (current, is_stream) = match &self.work {
-            Work::Idle => {
-                let replica = replica.clone();
-                return Err(Failure::NoSession { replica });
-            }
-            Work::Session { session, .. } => (session.id(), false),
-            Work::Stream(stream) => (stream.id(), true),
-        };
-        if current != id {
-            return Err(Failure::OtherSession {
-                replica: replica.clone(),
-                given: id,
-                current,
-            });
-        }
+        self.authority(id)?;
         match &mut self.work {
-            Work::Session { session, .. } if !is_stream => Ok(session),
-            Work::Idle | Work::Session { .. } | Work::Stream(_) => Err(Failure::SessionIsStream {
-                replica: replica.clone(),
-                session: id,
-            }),
+            Work::Session { session, .. } => Ok(session),
+            Work::Idle | Work::Stream(_) => unreachable!("R4: the call had authority over it"),
         }
     }
 
@@ -836,7 +843,7 @@ impl<P: Pin> Sender<P> {
     /// Which life of the replica's directory speaks to us. Another one than before voids what it
     /// acknowledged; if it also starts from nothing, its identity was reset, and the mark that was
     /// about the old one is gone (D8).
-    fn recognise(&mut self, facts: &ReplicaFacts) {
+    pub(crate) fn recognise(&mut self, facts: &ReplicaFacts) {
         let known = self.node.replace(facts.node);
         if known.is_none_or(|known| known == facts.node) {
             return;
