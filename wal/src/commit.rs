@@ -14,7 +14,7 @@ use crate::log::{Log, State, chain};
 use crate::record::{Record, RecordHeader};
 use crate::retention::reclaim_floor;
 use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, SegmentHeader, file_name};
-use crate::walk::{Link, drop_above};
+use crate::walk::{Link, Segment, drop_above};
 use crate::{CleanClose, Error, Lsn};
 
 /// Bytes that may be queued before appenders wait for the disk.
@@ -301,12 +301,17 @@ impl Log {
     }
 
     /// Prepares a segment for its next life: a generation that nobody used, written space, header
-    /// and name durable (D16). ENOSPC is met here (L8).
+    /// and name durable (D16). A full disk is met here and may be tried again (L8); any other failure
+    /// is final (L3).
     pub(crate) fn prepare(&self) -> Result<Arc<SegmentFile>, Error> {
         let slot = self.state().take_slot();
         let prepared = self.prepare_slot(slot);
-        if prepared.is_err() {
-            self.state().slots.spare.push(slot);
+        if let Err(error) = &prepared {
+            let mut state = self.state();
+            state.slots.spare.push(slot);
+            if !error.is_out_of_space() {
+                state.poison(error);
+            }
         }
         prepared
     }

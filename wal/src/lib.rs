@@ -2,6 +2,8 @@
 mod block;
 mod clock;
 mod commit;
+#[cfg(test)]
+mod crash_tests;
 pub mod disk;
 mod edge;
 mod error;

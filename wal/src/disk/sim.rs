@@ -239,6 +239,10 @@ impl SimDisk {
 }
 
 impl Disk for SimDisk {
+    fn is_stepped(&self) -> bool {
+        true
+    }
+
     fn submit(&self, operation: Operation) -> Token {
         self.state().submit(operation)
     }
