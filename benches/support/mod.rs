@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use seawall_snapshot::{Access, CreateOptions, Volume};
-use seawall_wal::disk::{Buffer, Disk, FileDisk};
+use seawall_wal::disk::{Buffer, Choice, Disk, open_backend};
 use seawall_wal::{BlockSize, Change, Geometry, Lba, Lsn, Role, SystemClock};
 use tempfile::TempDir;
 
@@ -151,6 +151,10 @@ impl Floor {
     }
 }
 
+fn disk() -> Arc<dyn Disk> {
+    open_backend(Choice::Auto).expect("some backend always opens")
+}
+
 /// Our log with segments that rotate and recycle.
 pub(crate) struct Engine {
     volume: Arc<Volume>,
@@ -160,7 +164,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn open(dir: &Path) -> Engine {
-        let disk: Arc<dyn Disk> = FileDisk::new();
+        let disk = disk();
         let dir = dir.join("volume");
         let blocks = 1 << 20;
         let geometry = Geometry {
@@ -186,7 +190,7 @@ impl Engine {
 
     /// The backend that the log runs on.
     pub(crate) fn backend() -> &'static str {
-        FileDisk::new().backend()
+        disk().backend()
     }
 
     /// One durable append.

@@ -25,6 +25,8 @@ pub(super) enum Op {
     },
     Flush,
     Checkpoint,
+    /// One step of background work.
+    Step,
     /// Reclaims through committed minus so many records.
     AdvanceTail {
         behind: u64,
@@ -63,7 +65,7 @@ impl Shape {
 
     pub(super) fn op(self, random: &mut Random) -> Op {
         let (offset, length) = self.range(random);
-        match random.below(20) {
+        match random.below(22) {
             0..=8 => {
                 let bytes = random.bytes(length);
                 Op::Write {
@@ -80,6 +82,7 @@ impl Shape {
             11..=13 => Op::Trim { offset, length },
             14..=16 => Op::Flush,
             17..=18 => Op::Checkpoint,
+            19 => Op::Step,
             _ => Op::AdvanceTail {
                 behind: random.below(4),
             },
@@ -134,7 +137,7 @@ impl Model {
                 }
                 state[first..end].fill(0);
             }
-            Op::Flush | Op::Checkpoint | Op::AdvanceTail { .. } => return false,
+            Op::Flush | Op::Checkpoint | Op::Step | Op::AdvanceTail { .. } => return false,
         }
         self.states.insert(self.head().next(), state);
         true

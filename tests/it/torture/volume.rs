@@ -103,6 +103,9 @@ pub(super) fn apply(volume: &Volume, model: &mut Model, op: &Op) -> Result<(), E
         Op::Checkpoint => {
             volume.checkpoint(None)?;
         }
+        Op::Step => {
+            volume.log().step()?;
+        }
         Op::AdvanceTail { behind } => {
             let committed = volume.log().frontiers().committed.get();
             volume.advance_tail(Lsn::new(committed.saturating_sub(*behind)))?;
