@@ -9,6 +9,10 @@ use crate::error::Error;
 use crate::volume::{Durability, Volume};
 use crate::{read_lock, to_usize, write_lock};
 
+/// Zeros of any alignment up to here are one write, so that they are atomic; longer ones keep their
+/// middle free of payload.
+const RAGGED_ZEROS_MAX: u64 = 64 << 10;
+
 /// Cuts `length` bytes from `offset` on at multiples of `record_bytes`.
 pub(crate) fn split(
     offset: u64,
@@ -83,6 +87,10 @@ impl Volume {
     ) -> Result<Option<Ticket>, Error> {
         let size = self.geometry.block_size.bytes();
         let [front, middle, back] = whole_blocks(offset, length, size);
+        let ragged = !front.is_empty() || !back.is_empty();
+        if ragged && length <= RAGGED_ZEROS_MAX {
+            return self.write_bytes(offset, &vec![0; to_usize(length)]);
+        }
         let zeros = vec![0; to_usize(size)];
         let mut last = None;
         for part in [&front, &back] {

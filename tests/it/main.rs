@@ -17,3 +17,4 @@
 )]
 mod harness;
 mod tidy;
+mod torture;

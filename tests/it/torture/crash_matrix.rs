@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use seawall::snapshot::{Access, Error};
+use seawall::wal::Lsn;
 use seawall::wal::disk::sim::SimDisk;
 
 use super::model::{Model, Op, Shape};
@@ -79,7 +80,7 @@ fn live(sim: &Arc<SimDisk>, model: &mut Model) -> bool {
 /// Opens what the crash left, compares, crashes once more without a sync, and compares again: the
 /// second open may not know less than the first (L-W2).
 fn survives(crashed: &Arc<SimDisk>, mut model: Model) {
-    let created = model.durable > seawall::wal::Lsn::ZERO;
+    let created = model.durable > Lsn::ZERO;
     let volume = match open(crashed, Access::Primary) {
         Ok(volume) => volume,
         Err(error) => {
@@ -113,6 +114,12 @@ fn every_crash_of_log_checkpoint_and_tail_advance_is_survived() {
         "the life itself works"
     );
     let changes = first.changes();
+    let whole = open(&first, Access::ReadOnly).unwrap();
+    let frontiers = whole.log().frontiers();
+    assert!(
+        frontiers.tail > Lsn::ZERO && frontiers.checkpoint > frontiers.tail,
+        "the life captures and reclaims: {frontiers:?}"
+    );
     println!("{changes} changes of the medium, {} syncs", first.syncs());
     for boundary in 0..=changes {
         let sim = SimDisk::new(1);

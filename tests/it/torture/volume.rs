@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use seawall::snapshot::{Access, CreateOptions, Durability, Error, View, Volume};
+use seawall::snapshot::{
+    Access, CreateOptions, Digest, Durability, Error, View, Volume, block_sum,
+};
 use seawall::wal::disk::Disk;
 use seawall::wal::disk::sim::SimDisk;
 use seawall::wal::{BlockSize, Clock, Geometry, Lsn, Role};
@@ -50,7 +52,11 @@ pub(super) fn create(sim: &Arc<SimDisk>, shape: Shape) -> Result<(), Error> {
 pub(super) fn open(sim: &Arc<SimDisk>, access: Access) -> Result<Arc<Volume>, Error> {
     let disk: Arc<dyn Disk> = sim.clone();
     let clock: Arc<dyn Clock> = Arc::new(Ticks::default());
-    Volume::open(&disk, &dir(), &clock, access).map(|(volume, _)| volume)
+    let (volume, _) = Volume::open(&disk, &dir(), &clock, access)?;
+    if access == Access::Primary {
+        volume.commit_best_effort()?;
+    }
+    Ok(volume)
 }
 
 /// Whether the directory holds a volume at all.
@@ -141,7 +147,22 @@ pub(super) fn assert_agrees(volume: &Arc<Volume>, model: &Model) {
             .unwrap_or_else(|e| panic!("{lsn}: {e}"));
         view.read(0, &mut bytes).unwrap();
         assert_same(&bytes, model.state(lsn), "a state");
+        assert_eq!(
+            view.digest().unwrap(),
+            digest(model, lsn),
+            "digest at {lsn}"
+        );
     }
+}
+
+/// The digest of a state from its bytes alone.
+fn digest(model: &Model, lsn: Lsn) -> Digest {
+    let blocks = model.state(lsn).chunks(model.shape.block);
+    (0..)
+        .zip(blocks)
+        .fold(Digest::ZERO, |digest, (lba, block)| {
+            digest.with_block(lba, block_sum(block))
+        })
 }
 
 fn read(volume: &Volume) -> Vec<u8> {
