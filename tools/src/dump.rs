@@ -68,6 +68,8 @@ struct Segment {
     generation: Option<u64>,
     first_sequence: Option<u64>,
     truncations: Vec<(u64, Lsn)>,
+    /// Neither its header nor its first frame says whose it is.
+    headless: Option<Corrupt>,
 }
 
 /// Segment files that belong together, in log order, with what meta says about them.
@@ -164,8 +166,9 @@ fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
         generation: None,
         first_sequence: None,
         truncations: Vec::new(),
+        headless: None,
     };
-    inspect_segment(disk, path, &mut |found| match found {
+    let result = inspect_segment(disk, path, &mut |found| match found {
         Inspected::Segment {
             log, generation, ..
         } => {
@@ -182,7 +185,11 @@ fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
             segment.truncations.extend(cut);
         }
         Inspected::Record { .. } | Inspected::Damage(_) => {}
-    })?;
+    });
+    match result {
+        Err(WalError::Corrupt(at)) => segment.headless = Some(at),
+        other => other?,
+    }
     Ok(segment)
 }
 
@@ -194,6 +201,10 @@ fn walk(
 ) -> Result<(), Error> {
     for segment in &source.segments {
         let mut result = Ok(());
+        if let Some(at) = &segment.headless {
+            each(segment, Inspected::Damage(at))?;
+            continue;
+        }
         inspect_segment(disk, &segment.path, &mut |found| {
             if result.is_ok() {
                 result = each(segment, found);
@@ -355,9 +366,10 @@ fn damage_json(at: &Corrupt, kind: &str) -> serde_json::Value {
 fn judge(disk: &Arc<dyn Disk>, source: &Source) -> Result<(Vec<Corrupt>, Vec<Corrupt>), Error> {
     let known = source.meta.as_ref().map(Known::from_meta);
     let mut judge = Judge::new(known.unwrap_or_default());
+    let mut in_header = true;
     walk(disk, source, &mut |segment, found| {
         match found {
-            Inspected::Segment { .. } => {}
+            Inspected::Segment { .. } => in_header = true,
             Inspected::Frame {
                 offset,
                 sequence,
@@ -365,18 +377,17 @@ fn judge(disk: &Arc<dyn Disk>, source: &Source) -> Result<(Vec<Corrupt>, Vec<Cor
                 truncated_after,
                 ..
             } => {
+                in_header = false;
                 judge.frame(&segment.path, offset, sequence, frontier);
                 if let Some(after) = truncated_after {
                     judge.truncated(after);
                 }
             }
-            Inspected::Record {
-                offset,
-                header,
-                sum_ok,
-                ..
-            } => judge.record(&segment.path, offset, header.lsn, sum_ok),
-            Inspected::Damage(at) if segment.generation.is_none() => judge.headless(at),
+            Inspected::Record { offset, header, .. } => {
+                judge.record(&segment.path, offset, header.lsn);
+            }
+            Inspected::Damage(at) if segment.first_sequence.is_none() => judge.headless(at),
+            Inspected::Damage(at) if in_header && at.offset == 0 => judge.header(at),
             Inspected::Damage(at) => judge.damage(at),
         }
         Ok(())

@@ -17,7 +17,7 @@ pub fn main<A: Parser>(
 ) -> ExitCode {
     let arguments = match A::try_parse_from(words) {
         Ok(arguments) => arguments,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse::<A>(&error),
     };
     let mut out = BufWriter::new(stdout());
     let result = work(&arguments, &mut out).and_then(|exit| {
@@ -36,7 +36,7 @@ pub fn main<A: Parser>(
 }
 
 /// Help and version go to standard output; everything else is one line on standard error.
-fn refuse(error: &clap::Error) -> ExitCode {
+fn refuse<A: Parser>(error: &clap::Error) -> ExitCode {
     let asked = matches!(
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
@@ -46,8 +46,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         drop(error.print());
         return ExitCode::from(Exit::Fine.code());
     }
-    let text = error.render().to_string();
-    drop(writeln!(stderr(), "{}", one_line(&text)));
+    complain::<A>(&one_line(&error.render().to_string()));
     ExitCode::from(Exit::Unusable.code())
 }
 
@@ -59,7 +58,9 @@ fn one_line(text: &str) -> String {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .filter(|line| !line.is_empty());
     let told: Vec<&str> = told.collect();
-    format!("{}; --help lists what is possible", told.join(" "))
+    let told = told.join(" ");
+    let told = told.strip_prefix("error: ").unwrap_or(&told);
+    format!("{told}; --help lists what is possible")
 }
 
 fn complain<A: Parser>(line: &str) {

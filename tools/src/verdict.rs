@@ -103,7 +103,7 @@ impl Judge {
     }
 
     /// A record of the last frame.
-    pub(crate) fn record(&mut self, path: &Path, offset: u64, lsn: Lsn, sum_ok: bool) {
+    pub(crate) fn record(&mut self, path: &Path, offset: u64, lsn: Lsn) {
         let due = self.next_lsn;
         for suspect in &mut self.suspects {
             // OK because a place of unknown LSN can at most miss what precedes the next record.
@@ -120,26 +120,35 @@ impl Judge {
             self.suspect(path, offset, Some(expected), what);
         }
         self.next_lsn = Some(lsn.next());
-        if !sum_ok {
-            let at = Corrupt {
-                path: path.into(),
-                offset,
-                lsn: Some(lsn),
-                what: Damage::Missing,
-            };
-            self.suspects.push(Suspect {
-                sequence: self.next_sequence.map(|next| next - 1),
-                first: Some(lsn),
-                at,
-            });
-        }
     }
 
-    /// Bytes that are no frame.
+    /// Bytes that are no frame, or a part of the last frame.
     pub(crate) fn damage(&mut self, at: &Corrupt) {
+        let padding = matches!(
+            at.what,
+            Damage::Field {
+                field: "padding",
+                ..
+            }
+        );
+        let sequence = match (&at.what, at.lsn.is_some() || padding) {
+            // A gap between frames is judged when the next frame comes.
+            (Damage::Link { .. }, _) => return,
+            (_, true) => self.next_sequence.map(|next| next - 1),
+            (_, false) => self.next_sequence,
+        };
         self.suspects.push(Suspect {
-            sequence: self.next_sequence,
+            sequence,
             first: at.lsn.or(self.next_lsn),
+            at: at.clone(),
+        });
+    }
+
+    /// The header page of a segment whose frames can be read all the same.
+    pub(crate) fn header(&mut self, at: &Corrupt) {
+        self.suspects.push(Suspect {
+            sequence: None,
+            first: self.next_lsn,
             at: at.clone(),
         });
     }
@@ -230,7 +239,7 @@ mod tests {
     fn frame(judge: &mut Judge, number: u64, frontier: u64) {
         let path = Path::new(PATH);
         judge.frame(path, number * 4096, number, lsn(frontier));
-        judge.record(path, number * 4096 + 64, lsn(number), true);
+        judge.record(path, number * 4096 + 64, lsn(number));
     }
 
     fn broken(judge: &mut Judge, number: u64) {
@@ -324,11 +333,32 @@ mod tests {
     fn a_payload_that_fails_its_sum_below_a_frontier_is_damage() {
         let mut judge = Judge::new(known(0, None));
         judge.frame(Path::new(PATH), 4096, 1, Lsn::ZERO);
-        judge.record(Path::new(PATH), 4160, lsn(1), false);
+        judge.damage(&Corrupt {
+            path: PATH.into(),
+            offset: 4160,
+            lsn: Some(lsn(1)),
+            what: Damage::Unreadable,
+        });
+        judge.record(Path::new(PATH), 4160, lsn(1));
         frame(&mut judge, 2, 1);
         let (damage, _) = judge.verdict();
         assert_eq!(damage.len(), 1);
         assert_eq!((damage[0].lsn, damage[0].offset), (Some(lsn(1)), 4160));
+    }
+
+    #[test]
+    fn a_damaged_header_page_before_good_frames_is_damage() {
+        let mut judge = Judge::new(known(0, None));
+        judge.header(&Corrupt {
+            path: PATH.into(),
+            offset: 0,
+            lsn: None,
+            what: Damage::BadMagic,
+        });
+        frame(&mut judge, 1, 0);
+        frame(&mut judge, 2, 1);
+        let (damage, _) = judge.verdict();
+        assert_eq!((damage.len(), damage[0].lsn), (1, Some(lsn(1))));
     }
 
     #[test]

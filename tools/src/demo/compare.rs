@@ -194,46 +194,29 @@ pub(super) fn tamper(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// File and offset of the last payload byte of the newest write in the log.
+/// File and offset of the first payload byte of the newest write in the log.
 fn newest_payload(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<(PathBuf, u64)>, Error> {
     let wal = dir.join("wal");
-    let mut newest: Option<(Lsn, PathBuf, Vec<u8>)> = None;
+    let mut newest: Option<(Lsn, PathBuf, u64)> = None;
     for name in disk::list(disk.as_ref(), &wal)? {
         let path = wal.join(name);
-        inspect_segment(disk, &path, &mut |found| {
-            let Inspected::Record {
-                header, payload, ..
+        let found = inspect_segment(disk, &path, &mut |found| {
+            if let Inspected::Record {
+                header,
+                payload_offset,
+                payload,
+                ..
             } = found
-            else {
-                return;
-            };
-            let newer = newest.as_ref().is_none_or(|(lsn, ..)| *lsn < header.lsn);
-            if newer && payload.len() >= 4096 {
-                newest = Some((header.lsn, path.clone(), payload[..4096].to_vec()));
+                && !payload.is_empty()
+                && newest.as_ref().is_none_or(|(lsn, ..)| *lsn < header.lsn)
+            {
+                newest = Some((header.lsn, path.clone(), payload_offset));
             }
-        })?;
+        });
+        // OK because a spare segment without a header holds no record.
+        drop(found);
     }
-    let Some((_, path, block)) = newest else {
-        return Ok(None);
-    };
-    Ok(find(disk, &path, &block)?.map(|offset| (path, offset)))
-}
-
-/// Where `block` lies in the file; payloads are aligned to blocks.
-fn find(disk: &Arc<dyn Disk>, path: &Path, block: &[u8]) -> Result<Option<u64>, Error> {
-    let file = File::open(disk, path, OpenMode::Read)?;
-    let mut last = None;
-    let mut offset = 0;
-    loop {
-        let bytes = file.read(offset, block.len())?;
-        if bytes.len() < block.len() {
-            return Ok(last);
-        }
-        if *bytes == *block {
-            last = Some(offset);
-        }
-        offset += block.len() as u64;
-    }
+    Ok(newest.map(|(_, path, offset)| (path, offset)))
 }
 
 /// The first byte of data in the image.
