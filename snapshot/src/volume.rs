@@ -502,5 +502,7 @@ impl Volume {
 impl Drop for Volume {
     fn drop(&mut self) {
         self.edge.stop();
+        // The lock goes with this value: nothing of ours may touch the files after it.
+        self.log.stop();
     }
 }

@@ -14,7 +14,7 @@ use crate::log::{Log, State, chain};
 use crate::record::{Record, RecordHeader};
 use crate::retention::reclaim_floor;
 use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, SegmentHeader, file_name};
-use crate::walk::{Link, Segment, drop_above};
+use crate::walk::{Link, drop_above};
 use crate::{CleanClose, Error, Lsn};
 
 /// Bytes that may be queued before appenders wait for the disk.
@@ -454,11 +454,11 @@ impl Log {
     fn seal_one(&self) -> Result<bool, Error> {
         let file = {
             let state = self.state();
-            let waiting = state
-                .segments
-                .iter()
-                .find(|segment| segment.sealed && !segment.indexed);
-            match waiting {
+            // The last segment may carry a seal that is not durable yet, and an index must never
+            // know more than its segment (L-T7).
+            let earlier = state.segments.len().saturating_sub(1);
+            let mut waiting = state.segments[..earlier].iter();
+            match waiting.find(|segment| segment.sealed && !segment.indexed) {
                 Some(segment) => Arc::clone(&segment.file),
                 None => return Ok(false),
             }

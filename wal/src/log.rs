@@ -233,7 +233,7 @@ impl State {
             if head.lsn != expected || !dense {
                 let lsns = part.iter().map(|entry| entry.lsn);
                 let odd = lsns.zip(LsnRange::new(expected.before(), last.lsn).iter());
-                return Some(odd.skip_while(|(a, b)| a == b).map(|(_, b)| b).next()?);
+                return odd.skip_while(|(a, b)| a == b).map(|(_, b)| b).next();
             }
             expected = last.lsn.next();
         }
