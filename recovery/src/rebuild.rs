@@ -123,7 +123,8 @@ pub enum Event {
         /// The LSN.
         through: Lsn,
     },
-    /// Every chunk's sum matches at the replica; the digests of the manifest are compared here.
+    /// The base is whole and every chunk's sum matches at the replica; the digests of the manifest
+    /// are compared here.
     BaseVerified(Compared),
     /// The base is whole, the tail begins.
     BeginTail,
@@ -296,7 +297,7 @@ impl Rebuild {
                     source,
                     install,
                     through: reached,
-                    base_verified,
+                    ..
                 },
                 Event::TransferProgress { through },
             ) => {
@@ -305,7 +306,7 @@ impl Rebuild {
                     source: *source,
                     install: *install,
                     through,
-                    base_verified: *base_verified,
+                    base_verified: false,
                 }
             }
             (
@@ -316,15 +317,18 @@ impl Rebuild {
                     ..
                 },
                 Event::BaseVerified(manifest),
-            ) => match manifest.check(DigestOf::Manifest) {
-                Ok(()) => Phase::Transfer {
-                    source: *source,
-                    install: *install,
-                    through: *through,
-                    base_verified: true,
-                },
-                Err(differs) => return Err(self.abort(differs, DigestOf::Manifest)),
-            },
+            ) => {
+                reached(*through, source.snapshot().unwrap_or(source.target))?;
+                match manifest.check(DigestOf::Manifest) {
+                    Ok(()) => Phase::Transfer {
+                        source: *source,
+                        install: *install,
+                        through: *through,
+                        base_verified: true,
+                    },
+                    Err(differs) => return Err(self.abort(differs, DigestOf::Manifest)),
+                }
+            }
             (
                 Phase::Transfer {
                     source,

@@ -11,8 +11,11 @@ use crate::testing::{VOLUME, lineage};
 
 const HEAD_MAX: u64 = 3;
 
+/// Epoch, incarnation and first LSN of each entry.
+type Entries = &'static [(u64, u64, u64)];
+
 /// The lineages: one writer; a second one from 2 or 3 on; a stranger from the start.
-const LINEAGES: [&[(u64, u64, u64)]; 4] = [
+const LINEAGES: [Entries; 4] = [
     &[(1, 1, 1)],
     &[(1, 1, 1), (1, 2, 2)],
     &[(1, 1, 1), (2, 3, 3)],
@@ -35,7 +38,7 @@ fn common(a: &[(u64, u64)], b: &[(u64, u64)]) -> u64 {
 }
 
 /// Primary facts; all combinations that a log can show, and some that it cannot.
-fn primaries() -> Vec<(History, &'static [(u64, u64, u64)])> {
+fn primaries() -> Vec<(History, Entries)> {
     let mut all = Vec::new();
     for entries in LINEAGES {
         for head in 0..=HEAD_MAX {
@@ -64,7 +67,7 @@ fn primaries() -> Vec<(History, &'static [(u64, u64, u64)])> {
     all
 }
 
-fn replicas() -> Vec<(ReplicaFacts, &'static [(u64, u64, u64)])> {
+fn replicas() -> Vec<(ReplicaFacts, Entries)> {
     let incomplete = IncompleteBase {
         session: crate::id::SessionId {
             boot: 1,
