@@ -97,6 +97,8 @@ pub(super) struct Model {
     states: BTreeMap<Lsn, Vec<u8>>,
     /// Last LSN that was acknowledged as durable.
     pub(super) durable: Lsn,
+    /// Whether creation was reported done: from then on it must open.
+    pub(super) created: bool,
 }
 
 impl Model {
@@ -106,6 +108,7 @@ impl Model {
             shape,
             states,
             durable: Lsn::ZERO,
+            created: false,
         }
     }
 

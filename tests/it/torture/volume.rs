@@ -59,11 +59,6 @@ pub(super) fn open(sim: &Arc<SimDisk>, access: Access) -> Result<Arc<Volume>, Er
     Ok(volume)
 }
 
-/// Whether the directory holds a volume at all.
-pub(super) fn exists(sim: &SimDisk) -> bool {
-    sim.paths().contains(&dir().join("meta"))
-}
-
 /// Segment files with their bytes.
 pub(super) fn segments(sim: &SimDisk) -> Vec<(PathBuf, Vec<u8>)> {
     let below = |path: &Path| path.starts_with(dir().join("wal"));
