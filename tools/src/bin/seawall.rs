@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use seawall_tools::exit::Exit;
 use seawall_tools::{
-    Error, create, demo, export, import, main_of, maintain, primary, promote, replica, status,
-    verify,
+    Error, bench, create, demo, export, import, main_of, maintain, primary, promote, replica,
+    status, verify,
 };
 
 /// Block volumes on a write-ahead log, with replicas and proven recovery.
@@ -31,6 +31,7 @@ enum Command {
     Promote(promote::Args),
     Status(status::Args),
     Verify(verify::Args),
+    Bench(bench::Args),
 }
 
 fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Error> {
@@ -46,6 +47,7 @@ fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Error> {
         Command::Promote(args) => promote::run(args, out),
         Command::Status(args) => status::run(args, out),
         Command::Verify(args) => verify::run(args, out),
+        Command::Bench(args) => bench::run(args, out),
     }
 }
 
