@@ -2,60 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use seawall_recovery::{AckRule, ReplicaAddress};
+
 use crate::error::Error;
-
-/// When a flush or a FUA write is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Ack {
-    /// Durable here; replicas follow as they can.
-    #[default]
-    BestEffort,
-    /// Durable on a majority of the members.
-    Quorum,
-    /// Durable on every member.
-    All,
-}
-
-impl Ack {
-    /// As it is written on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Ack::BestEffort => "best-effort",
-            Ack::Quorum => "quorum",
-            Ack::All => "all",
-        }
-    }
-
-    fn parse(value: &str) -> Result<Ack, Error> {
-        [Ack::BestEffort, Ack::Quorum, Ack::All]
-            .into_iter()
-            .find(|ack| ack.name() == value)
-            .ok_or_else(|| bad("ack", value, "best-effort, quorum or all"))
-    }
-}
-
-/// One `replica=ID=ADDR`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replica {
-    /// Stable id of the replica.
-    pub id: String,
-    /// Where it listens, as `HOST:PORT`.
-    pub address: String,
-}
-
-impl Replica {
-    fn parse(value: &str) -> Result<Replica, Error> {
-        value
-            .split_once('=')
-            .filter(|(id, address)| !id.is_empty() && address.contains(':'))
-            .map(|(id, address)| Replica {
-                id: id.to_owned(),
-                address: address.to_owned(),
-            })
-            .ok_or_else(|| bad("replica", value, "replica=ID=HOST:PORT"))
-    }
-}
 
 /// What the command line asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,8 +17,9 @@ pub struct Config {
     /// Segment size in bytes, if given.
     pub segment_size: Option<u64>,
     /// Replicas, in the order given.
-    pub replicas: Vec<Replica>,
-    ack: Option<Ack>,
+    pub replicas: Vec<ReplicaAddress>,
+    ack: Option<AckRule>,
+    insecure: Option<bool>,
 }
 
 impl Config {
@@ -83,6 +33,7 @@ impl Config {
             segment_size: None,
             replicas: Vec::new(),
             ack: None,
+            insecure: None,
         }
     }
 
@@ -103,15 +54,20 @@ impl Config {
                 let size = bytes("segment-size", value)?;
                 once("segment-size", &mut self.segment_size, size)
             }
-            "ack" => once("ack", &mut self.ack, Ack::parse(value)?),
-            "replica" => self.add_replica(Replica::parse(value)?),
+            "ack" => once("ack", &mut self.ack, ack_rule(value)?),
+            "replica" => self.add_replica(replica(value)?),
+            "insecure" => once(
+                "insecure",
+                &mut self.insecure,
+                yes_or_no("insecure", value)?,
+            ),
             _ => Err(Error::UnknownKey {
                 key: key.to_owned(),
             }),
         }
     }
 
-    fn add_replica(&mut self, replica: Replica) -> Result<(), Error> {
+    fn add_replica(&mut self, replica: ReplicaAddress) -> Result<(), Error> {
         if self.replicas.iter().any(|known| known.id == replica.id) {
             return Err(Error::DuplicateReplica { id: replica.id });
         }
@@ -125,11 +81,9 @@ impl Config {
     /// [`Error::MissingDir`], [`Error::AckWithoutReplica`].
     pub fn complete(&self) -> Result<(), Error> {
         self.dir()?;
-        match self.ack() {
-            Ack::Quorum | Ack::All if self.replicas.is_empty() => Err(Error::AckWithoutReplica {
-                ack: self.ack().name(),
-            }),
-            Ack::BestEffort | Ack::Quorum | Ack::All => Ok(()),
+        match (self.ack(), self.replicas.is_empty()) {
+            (AckRule::Quorum | AckRule::All, true) => Err(Error::AckWithoutReplica),
+            (AckRule::Quorum | AckRule::All, false) | (AckRule::BestEffort, _) => Ok(()),
         }
     }
 
@@ -143,8 +97,14 @@ impl Config {
 
     /// The ack rule; best effort unless another is given.
     #[must_use]
-    pub fn ack(&self) -> Ack {
+    pub fn ack(&self) -> AckRule {
         self.ack.unwrap_or_default()
+    }
+
+    /// Whether replicas on other machines may be served without encryption.
+    #[must_use]
+    pub fn insecure(&self) -> bool {
+        self.insecure.unwrap_or(false)
     }
 }
 
@@ -153,6 +113,32 @@ fn bad(key: &'static str, value: &str, expected: &'static str) -> Error {
         key,
         value: value.to_owned(),
         expected,
+    }
+}
+
+fn ack_rule(value: &str) -> Result<AckRule, Error> {
+    match value {
+        "best-effort" => Ok(AckRule::BestEffort),
+        "quorum" => Ok(AckRule::Quorum),
+        "all" => Ok(AckRule::All),
+        _ => Err(bad("ack", value, "best-effort, quorum or all")),
+    }
+}
+
+fn replica(value: &str) -> Result<ReplicaAddress, Error> {
+    let expected = "replica=ID=HOST:PORT";
+    let replica: ReplicaAddress = value.parse().map_err(|_| bad("replica", value, expected))?;
+    match replica.address.contains(':') {
+        true => Ok(replica),
+        false => Err(bad("replica", value, expected)),
+    }
+}
+
+fn yes_or_no(key: &'static str, value: &str) -> Result<bool, Error> {
+    match value {
+        "true" | "yes" | "1" => Ok(true),
+        "false" | "no" | "0" => Ok(false),
+        _ => Err(bad(key, value, "true or false")),
     }
 }
 
@@ -216,7 +202,7 @@ mod tests {
         assert_eq!(config.size, Some(10 << 30));
         assert_eq!(config.block_size, Some(512));
         assert_eq!(config.segment_size, Some(64 << 20));
-        assert_eq!(config.ack(), Ack::Quorum);
+        assert_eq!(config.ack(), AckRule::Quorum);
         let ids: Vec<_> = config.replicas.iter().map(|r| r.id.as_str()).collect();
         assert_eq!(ids, ["a", "b"]);
         assert_eq!(config.replicas[1].address, "[::1]:7002");
@@ -226,7 +212,7 @@ mod tests {
     fn a_relative_directory_survives_the_change_to_the_root() {
         let config = parse(&[("dir", "v")]).unwrap();
         assert!(config.dir().unwrap().is_absolute());
-        assert_eq!(config.ack(), Ack::BestEffort);
+        assert_eq!(config.ack(), AckRule::BestEffort);
     }
 
     #[test]
@@ -266,7 +252,7 @@ mod tests {
         ));
         assert!(matches!(
             parse(&[("dir", "v"), ("ack", "all")]),
-            Err(Error::AckWithoutReplica { ack: "all" })
+            Err(Error::AckWithoutReplica)
         ));
         assert!(matches!(
             parse(&[("dir", "v"), ("ack", "most")]),

@@ -1,11 +1,16 @@
 //! What the export needs of the thing that stores the blocks.
 
 use std::fmt;
-use std::sync::Arc;
 
 use seawall_snapshot::{Durability, Volume};
 
 use crate::error::Error;
+
+mod alone;
+mod replicated;
+
+pub use alone::Alone;
+pub use replicated::Replicated;
 
 /// Stores the blocks of one export. Every call may run on many threads at once.
 pub trait Engine: Send + Sync + fmt::Debug {
@@ -70,54 +75,6 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn close(self: Box<Self>) -> Result<(), Error>;
 }
 
-impl Engine for Arc<Volume> {
-    fn size(&self) -> u64 {
-        Volume::size(self)
-    }
-
-    fn block_bytes(&self) -> u64 {
-        self.meta().get().geometry.block_size.bytes()
-    }
-
-    fn check_writable(&self) -> Result<(), Error> {
-        Ok(self.log().check_writable()?)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        Ok(Volume::read(self, offset, out)?)
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8], durability: Durability) -> Result<(), Error> {
-        Volume::write(self, offset, bytes, durability)?;
-        Ok(())
-    }
-
-    fn write_zeroes(
-        &self,
-        offset: u64,
-        length: u64,
-        no_hole: bool,
-        durability: Durability,
-    ) -> Result<(), Error> {
-        Volume::write_zeroes(self, offset, length, no_hole, durability)?;
-        Ok(())
-    }
-
-    fn trim(&self, offset: u64, length: u64, durability: Durability) -> Result<(), Error> {
-        Volume::trim(self, offset, length, durability)?;
-        Ok(())
-    }
-
-    fn flush(&self) -> Result<(), Error> {
-        Volume::flush(self)?;
-        Ok(())
-    }
-
-    fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
-        Ok(Volume::next_data(self, offset)?)
-    }
-
-    fn close(self: Box<Self>) -> Result<(), Error> {
-        Ok(Volume::close(&self)?)
-    }
+fn block_bytes(volume: &Volume) -> u64 {
+    volume.meta().get().geometry.block_size.bytes()
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use rustix::io::Errno;
+use seawall_recovery as recovery;
 use seawall_snapshot as snapshot;
 use seawall_wal as wal;
 
@@ -13,7 +14,7 @@ pub enum Error {
     /// A key that the plugin does not know.
     #[error(
         "unknown parameter {key}; the parameters are dir, size, block-size, segment-size, \
-             replica and ack"
+         replica, ack and insecure"
     )]
     UnknownKey {
         /// The key.
@@ -45,11 +46,8 @@ pub enum Error {
         id: String,
     },
     /// An ack rule that counts replicas, without one.
-    #[error("ack={ack} needs a replica; add replica=ID=ADDR")]
-    AckWithoutReplica {
-        /// The rule.
-        ack: &'static str,
-    },
+    #[error("ack counts replicas, and there is none; add replica=ID=ADDR")]
+    AckWithoutReplica,
     /// There is no volume yet, and nobody said how large it is to be.
     #[error("{} holds no volume; add size=10G, say, to create one", path.display())]
     NothingThere {
@@ -92,6 +90,19 @@ pub enum Error {
     /// The engine refused or failed.
     #[error(transparent)]
     Volume(#[from] snapshot::Error),
+    /// Replicas could not be served, or did not acknowledge.
+    #[error(transparent)]
+    Recovery(recovery::Error),
+}
+
+impl From<recovery::Error> for Error {
+    fn from(error: recovery::Error) -> Error {
+        match error {
+            recovery::Error::Volume(error) => error.into(),
+            recovery::Error::Log(error) => error.into(),
+            error => Error::Recovery(error),
+        }
+    }
 }
 
 impl From<wal::Error> for Error {
@@ -108,12 +119,13 @@ impl Error {
             Error::NotOpen => Errno::SHUTDOWN,
             Error::Panicked { .. } | Error::ExtentRefused => Errno::IO,
             Error::Volume(error) => volume_errno(error),
+            Error::Recovery(error) => recovery_errno(error),
             Error::UnknownKey { .. }
             | Error::Repeated { .. }
             | Error::BadValue { .. }
             | Error::MissingDir
             | Error::DuplicateReplica { .. }
-            | Error::AckWithoutReplica { .. }
+            | Error::AckWithoutReplica
             | Error::NothingThere { .. }
             | Error::OtherShape { .. }
             | Error::PartialBlock { .. } => Errno::INVAL,
@@ -127,6 +139,15 @@ fn volume_errno(error: &snapshot::Error) -> Errno {
         snapshot::Error::OutOfRange { .. } => Errno::INVAL,
         snapshot::Error::WrongRole { .. } => Errno::ROFS,
         // The enum may grow; what we do not know is a failure of the device.
+        _ => Errno::IO,
+    }
+}
+
+fn recovery_errno(error: &recovery::Error) -> Errno {
+    match error {
+        recovery::Error::ShutDown => Errno::SHUTDOWN,
+        // Another primary is in office: this one serves reads at most (D5).
+        recovery::Error::Deposed { .. } => Errno::ROFS,
         _ => Errno::IO,
     }
 }

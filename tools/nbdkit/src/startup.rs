@@ -3,11 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use seawall_recovery::{Primary, PrimaryOptions};
 use seawall_snapshot::{Access, CreateOptions, Volume};
 use seawall_wal::disk::{Disk, FileDisk};
-use seawall_wal::{BlockSize, Error as WalError, Geometry, Meta, Role, ScanEnd, SystemClock};
+use seawall_wal::{
+    BlockSize, Error as WalError, Geometry, LossReport, Meta, Role, ScanEnd, SystemClock,
+};
 
 use crate::config::Config;
+use crate::engine::{Alone, Engine, Replicated};
 use crate::error::Error;
 use crate::export::Export;
 
@@ -40,28 +44,50 @@ pub fn check(config: &Config) -> Result<(), Error> {
     Ok(volume.close()?)
 }
 
-/// Opens the volume for serving.
+/// Opens the volume and starts serving its replicas.
 ///
 /// # Errors
-/// [`Error::Volume`].
+/// [`Error::Volume`], [`Error::Recovery`].
 pub fn open(config: &Config) -> Result<Opened, Error> {
     let disk: Arc<dyn Disk> = FileDisk::new();
+    let clock = SystemClock::new();
     let dir = config.dir()?;
-    let (volume, report) = Volume::open(&disk, dir, &SystemClock::new(), Access::Primary)?;
+    let (volume, report) = Volume::open(&disk, dir, &clock, Access::Primary)?;
     let warning = match &report.end {
         ScanEnd::Clean | ScanEnd::Torn { .. } => None,
-        ScanEnd::Damaged(loss) => Some(format!(
-            "{}: damage at or below LSN {}, serving read-only through LSN {}; \
-             run seawall verify and rebuild it from a replica",
-            dir.display(),
-            loss.durable,
-            loss.applied
-        )),
+        ScanEnd::Damaged(loss) => Some(damage_line(dir, loss)),
+    };
+    let engine: Box<dyn Engine> = match config.replicas.is_empty() {
+        true => Box::new(Alone::start(volume)?),
+        false => {
+            let options = primary_options(config);
+            let primary = Primary::start(&disk, &clock, volume, options)?;
+            Box::new(Replicated::new(primary))
+        }
     };
     Ok(Opened {
-        export: Export::new(Box::new(volume)),
+        export: Export::new(engine),
         warning,
     })
+}
+
+fn damage_line(dir: &Path, loss: &LossReport) -> String {
+    format!(
+        "{}: damage at or below LSN {}, serving read-only through LSN {}; \
+         run seawall verify and rebuild it from a replica",
+        dir.display(),
+        loss.durable,
+        loss.applied
+    )
+}
+
+fn primary_options(config: &Config) -> PrimaryOptions {
+    PrimaryOptions {
+        replicas: config.replicas.clone(),
+        ack: config.ack(),
+        insecure: config.insecure(),
+        ..PrimaryOptions::default()
+    }
 }
 
 fn is_absent(error: &WalError) -> bool {

@@ -90,7 +90,8 @@ size=SIZE              Size of a new volume, such as 10G.
 block-size=SIZE        Block size of a new volume: 512 to 64k, default 4k.
 segment-size=SIZE      Size of a log file of a new volume: 1M to 1G, default 64M.
 replica=ID=HOST:PORT   A replica to keep in step; may be repeated.
-ack=RULE               What a flush waits for: best-effort (default), quorum or all.";
+ack=RULE               What a flush waits for: best-effort (default), quorum or all.
+insecure=true          Serve replicas on other machines without encryption.";
 
 static PLUGIN: Plugin = Plugin {
     struct_size: size_of::<Plugin>() as u64,
