@@ -16,5 +16,6 @@
     reason = "fixtures come before the tests that use them"
 )]
 mod harness;
+mod nbd;
 mod tidy;
 mod torture;
