@@ -68,11 +68,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// As `Volume::next_data`.
     fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error>;
 
-    /// Drains, leaves the clean mark and stops every thread.
+    /// Drains, leaves the clean mark and stops every thread. Later calls fail.
     ///
     /// # Errors
     /// As `Volume::close`.
-    fn close(self: Box<Self>) -> Result<(), Error>;
+    fn close(&self) -> Result<(), Error>;
 }
 
 fn block_bytes(volume: &Volume) -> u64 {

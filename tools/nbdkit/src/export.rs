@@ -152,7 +152,7 @@ impl Export {
     ///
     /// # Errors
     /// As the engine.
-    pub fn close(self) -> Result<(), Error> {
+    pub fn close(&self) -> Result<(), Error> {
         self.engine.close()
     }
 }

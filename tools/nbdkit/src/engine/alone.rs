@@ -1,6 +1,6 @@
 //! A volume without replicas: committed follows its own durable frontier (D1).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use seawall_recovery::{CtlServer, Status, serve_ctl};
 use seawall_snapshot::{Durability, Volume};
@@ -12,7 +12,7 @@ use crate::error::Error;
 #[derive(Debug)]
 pub struct Alone {
     volume: Arc<Volume>,
-    ctl: CtlServer,
+    ctl: Mutex<Option<CtlServer>>,
 }
 
 impl Alone {
@@ -29,6 +29,7 @@ impl Alone {
             status.to_json()
         };
         let ctl = serve_ctl(volume.dir(), Arc::new(answer))?;
+        let ctl = Mutex::new(Some(ctl));
         Ok(Alone { volume, ctl })
     }
 }
@@ -81,8 +82,9 @@ impl Engine for Alone {
         Ok(self.volume.next_data(offset)?)
     }
 
-    fn close(self: Box<Self>) -> Result<(), Error> {
-        drop(self.ctl);
+    fn close(&self) -> Result<(), Error> {
+        // First of all: no status of a volume that is being closed.
+        *self.ctl.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(self.volume.close()?)
     }
 }

@@ -58,7 +58,7 @@ impl Engine for Arc<Fake> {
         let behind = self.data.iter().find(|(_, second)| *second > offset);
         Ok(behind.map(|&(first, second)| (first.max(offset), second)))
     }
-    fn close(self: Box<Self>) -> Result<(), Error> {
+    fn close(&self) -> Result<(), Error> {
         self.note("close".to_owned())
     }
 }

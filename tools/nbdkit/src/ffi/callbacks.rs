@@ -88,22 +88,20 @@ pub(super) extern "C" fn after_fork() -> c_int {
     })
 }
 
-/// Every connection is closed by now, so nothing is in flight and no handle is out.
+/// Every thread of a connection has ended by now, so nothing is in flight. A connection that lived
+/// until the server stopped is never closed by nbdkit: its handle still holds the export.
 pub(super) extern "C" fn cleanup() {
     guard("cleanup", (), close_export);
 }
 
-/// Closes what `cleanup` did not reach: threads must not outlive the library.
+/// Closes what `cleanup` did not reach.
 pub(super) extern "C" fn unload() {
     guard("unload", (), close_export);
 }
 
 fn close_export() -> Result<(), Error> {
     let export = lock(&EXPORT).take();
-    match export.and_then(Arc::into_inner) {
-        Some(export) => export.close(),
-        None => Ok(()),
-    }
+    export.map_or(Ok(()), |export| export.close())
 }
 
 pub(super) extern "C" fn open(_readonly: c_int) -> *mut c_void {
