@@ -164,7 +164,7 @@ pub(crate) fn read(disk: &Arc<dyn Disk>, segment: &SegmentFile, log: LogId) -> O
     let file = File::open(disk, &path_of(segment.path()), OpenMode::Read).ok()?;
     let length = usize::try_from(file.length().ok()?).ok()?;
     // The entries of one segment cannot outnumber its record headers.
-    let most = segment.file.length().ok()? as usize / 2 + layout::BYTES;
+    let most = usize::try_from(segment.file.length().ok()? / 2).ok()? + layout::BYTES;
     let bytes = file.read_exact(0, length.min(most)).ok()?;
     decode(&bytes, log, segment.generation).ok()
 }
