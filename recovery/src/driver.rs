@@ -1,36 +1,110 @@
 //! The edge of this crate: its only threads and time. It does what the deciding half says.
+//!
+//! A primary has one thread per replica that speaks and one that listens, one for its `ctl` socket
+//! and one for its listening address; a replica has one that accepts, and two per session.
 
+mod attempt;
+mod conversation;
+mod core;
 mod primary;
+mod rebuild;
 mod replica;
+mod ship;
+mod storage;
+mod tally;
+
+#[cfg(test)]
+mod tests;
 
 pub use primary::{Primary, PrimaryOptions, ReplicaAddress};
 pub use replica::{Replica, ReplicaOptions};
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use seawall_wal::{Epoch, LineageEntry, Lsn, VolumeId};
 
+pub use crate::ack::AckRule;
 use crate::error::Error;
+use crate::message::{Body, Fence, Message};
+use crate::transport::ctl::{self, CtlListener};
+use crate::transport::{Link, tcp};
 
-/// When a write counts as committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum AckRule {
-    /// The primary's own sync is enough.
-    #[default]
-    BestEffort,
-    /// A majority of replicas plus primary.
-    Quorum,
-    /// Every replica and the primary.
-    All,
+/// How long a tool waits for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The threads of one primary or replica.
+#[derive(Debug, Default)]
+pub(crate) struct Threads(Mutex<Vec<JoinHandle<()>>>);
+
+impl Threads {
+    /// Starts a thread; threads that ended since the last call are forgotten.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge file is where the threads of this crate start"
+    )]
+    pub(crate) fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        let builder = std::thread::Builder::new().name(name.into());
+        let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|thread| !thread.is_finished());
+        match builder.spawn(work) {
+            Ok(thread) => threads.push(thread),
+            // OK because whoever dialled or waits sees its connection end.
+            Err(error) => tracing::error!(name, %error, "a thread could not be started"),
+        }
+    }
+
+    /// Waits for every thread. A thread that panicked has said so.
+    pub(crate) fn join(&self) {
+        let threads = {
+            let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *threads)
+        };
+        for thread in threads {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Runs `background` on a thread of its own while `foreground` runs here, and waits for both.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge file is where the threads of this crate start"
+)]
+pub(crate) fn beside<R>(
+    name: &str,
+    background: impl FnOnce() + Send,
+    foreground: impl FnOnce() -> R,
+) -> R {
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name(name.into());
+        match builder.spawn_scoped(scope, background) {
+            Ok(_joined_at_the_end) => {}
+            Err(error) => tracing::error!(name, %error, "a thread could not be started"),
+        }
+        foreground()
+    })
 }
 
 /// Serves the `ctl` socket of a volume directory until dropped (D24).
 #[derive(Debug)]
-pub struct CtlServer {}
+pub struct CtlServer {
+    listener: Arc<CtlListener>,
+    threads: Threads,
+}
+
+impl Drop for CtlServer {
+    fn drop(&mut self) {
+        self.listener.close();
+        self.threads.join();
+    }
+}
 
 /// Answers every connection to `DIR/ctl` with one line of JSON, as `answer` gives it. A stale
-/// socket is removed first. Use it where a process holds a volume and is no [`Primary`].
+/// socket is removed first: the caller holds the volume. Use it where a process holds a volume and
+/// is no [`Primary`].
 ///
 /// # Errors
 /// [`Error::Socket`].
@@ -38,8 +112,19 @@ pub fn serve_ctl(
     dir: &Path,
     answer: Arc<dyn Fn() -> String + Send + Sync>,
 ) -> Result<CtlServer, Error> {
-    let _ = (dir, answer);
-    todo!()
+    let listener = Arc::new(CtlListener::bind(dir)?);
+    let threads = Threads::default();
+    let serving = Arc::clone(&listener);
+    threads.start("seawall-ctl", move || {
+        loop {
+            match serving.answer(|| answer()) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::warn!(%error, "the ctl socket ended"),
+            }
+        }
+    });
+    Ok(CtlServer { listener, threads })
 }
 
 /// Asks the process that holds the volume in `dir` for its status: one JSON object, or `None` when
@@ -48,8 +133,7 @@ pub fn serve_ctl(
 /// # Errors
 /// [`Error::Socket`] when the socket is there and fails.
 pub fn query_ctl(dir: &Path) -> Result<Option<String>, Error> {
-    let _ = dir;
-    todo!()
+    ctl::query(dir)
 }
 
 /// Asks a replica, or a primary started with `listen`, for its status: one JSON object.
@@ -57,8 +141,11 @@ pub fn query_ctl(dir: &Path) -> Result<Option<String>, Error> {
 /// # Errors
 /// [`Error::Socket`], [`Error::Address`], [`Error::Insecure`].
 pub fn query_status(address: &str, insecure: bool) -> Result<String, Error> {
-    let _ = (address, insecure);
-    todo!()
+    let link = tcp::dial(address, insecure, ANSWER)?;
+    match ask(&link, Fence::default(), Body::StatusQuery)? {
+        Body::StatusReply { json } => Ok(json),
+        body => Err(unexpected(&link, &body, "StatusReply")),
+    }
 }
 
 /// What a member reports once it has persisted a new epoch (D5).
@@ -86,6 +173,49 @@ pub struct PromiseReport {
 /// # Errors
 /// [`Error::Refused`] with the epoch it already promised when that is higher; [`Error::Socket`].
 pub fn promise_epoch(address: &str, epoch: Epoch, insecure: bool) -> Result<PromiseReport, Error> {
-    let _ = (address, epoch, insecure);
-    todo!()
+    let link = tcp::dial(address, insecure, ANSWER)?;
+    let fence = Fence {
+        epoch: Some(epoch),
+        ..Fence::default()
+    };
+    let report = match ask(&link, fence, Body::PromiseEpoch)? {
+        Body::Promised(report) => report,
+        body => return Err(unexpected(&link, &body, "Promised")),
+    };
+    Ok(PromiseReport {
+        id: report.replica,
+        volume: report.volume,
+        epoch,
+        last_entry: report.last_entry,
+        durable: report.durable,
+        committed: report.committed,
+        needs_rebuild: report.needs_rebuild,
+    })
+}
+
+fn unexpected(link: &Link, got: &Body, expected: &'static str) -> Error {
+    Error::Unexpected {
+        peer: link.peer().into(),
+        got: got.name(),
+        expected,
+    }
+}
+
+fn ask(link: &Link, fence: Fence, body: Body) -> Result<Body, Error> {
+    link.send(&Message { fence, body })?;
+    let peer = || link.peer().to_owned();
+    match link.receive(ANSWER)? {
+        Some(Message {
+            body: Body::Refused(reason),
+            ..
+        }) => Err(Error::Refused {
+            peer: peer(),
+            reason,
+        }),
+        Some(message) => Ok(message.body),
+        None => Err(Error::Silent {
+            peer: peer(),
+            silent: ANSWER,
+        }),
+    }
 }

@@ -18,6 +18,9 @@ pub enum Error {
     /// The log refused or failed.
     #[error(transparent)]
     Log(#[from] seawall_wal::Error),
+    /// The deciding half refused a step, or it ended the session.
+    #[error(transparent)]
+    Failure(#[from] crate::failure::Failure),
     /// A socket call failed.
     #[error("cannot {op} {peer}: {source}")]
     Socket {

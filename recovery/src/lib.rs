@@ -16,6 +16,7 @@ pub mod plan;
 mod planner;
 pub mod promotion;
 pub mod rebuild;
+mod receiver;
 pub mod registry;
 pub mod sender;
 pub mod session;

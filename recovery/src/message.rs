@@ -238,6 +238,7 @@ pub(crate) enum Body {
     },
     BaseInstalled {
         lsn: Lsn,
+        chunks: Digest,
     },
     DigestQuery {
         lsn: Lsn,

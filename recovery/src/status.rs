@@ -1,9 +1,12 @@
 //! What `seawall status` shows: one consistent reading of one volume, as JSON (DESIGN section 6).
 
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 use seawall_snapshot::Volume;
-use seawall_wal::Role;
+use seawall_wal::{PinInfo, Role, SegmentState};
+use serde::{Deserialize, Serialize};
+
+use crate::state::NodeState;
 
 /// Status of one volume on one node. Field names are a contract with scripts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -146,13 +149,64 @@ impl Status {
     /// Status of an open volume, without what only a live primary or replica knows.
     #[must_use]
     pub fn of_volume(volume: &Volume) -> Status {
-        let _ = (volume, Role::Primary);
-        todo!()
+        let meta = volume.meta().get();
+        let frontiers = volume.log().frontiers();
+        let (digest_lsn, digest) = volume.digest();
+        let node = NodeState::read(volume.meta());
+        Status {
+            volume: Some(meta.volume.to_string()),
+            role: match meta.role {
+                Role::Primary => "primary".into(),
+                Role::Replica => "replica".into(),
+            },
+            epoch: meta.epoch.get(),
+            tail: frontiers.tail.get(),
+            checkpoint: frontiers.checkpoint.get(),
+            committed: frontiers.committed.get(),
+            durable: frontiers.durable.get(),
+            head: frontiers.head.get(),
+            digest: digest.to_string(),
+            digest_lsn: digest_lsn.get(),
+            needs_rebuild: node.is_some_and(|node| node.needs_rebuild),
+            pins: volume.pins().iter().map(PinStatus::of).collect(),
+            segments: SegmentStatus::of(volume),
+            backend: volume.log().disk().backend().into(),
+            ..Status::default()
+        }
     }
 
     /// As one line of JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("numbers, text and lists always serialise")
+    }
+}
+
+impl PinStatus {
+    fn of(pin: &PinInfo) -> PinStatus {
+        PinStatus {
+            owner: pin.owner.clone(),
+            kind: pin.kind.name().into(),
+            lsn: pin.lsn.get(),
+            age_s: Duration::from_nanos(pin.age_ns).as_secs_f64(),
+            bytes: pin.bytes,
+        }
+    }
+}
+
+impl SegmentStatus {
+    fn of(volume: &Volume) -> SegmentStatus {
+        let mut status = SegmentStatus {
+            bytes: volume.log().retained_bytes(),
+            ..SegmentStatus::default()
+        };
+        for segment in volume.log().segments() {
+            match segment.state {
+                SegmentState::Active => status.active += 1,
+                SegmentState::Sealed => status.sealed += 1,
+                SegmentState::Free => status.free += 1,
+            }
+        }
+        status
     }
 }

@@ -408,6 +408,12 @@ impl Volume {
         result
     }
 
+    /// Whether it was closed, or replaced by an installed base; later calls fail.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Stops everything but the log, and gives the lock away.
     pub(crate) fn shut(&self) -> Option<File> {
         self.closed.store(true, Ordering::Release);

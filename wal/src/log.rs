@@ -523,8 +523,27 @@ impl Log {
                 incarnation,
                 first: header.lsn,
             })?;
+        } else {
+            self.drop_empty_entry(head)?;
         }
         self.state().enqueue(record);
+        Ok(())
+    }
+
+    /// D1: records that a primary lost are received under the entry before its present one, which
+    /// has no record yet and is dropped. New appends need a new incarnation.
+    fn drop_empty_entry(&self, head: Lsn) -> Result<(), Error> {
+        let (lineage, kept) = {
+            let state = self.state();
+            (state.lineage.clone(), state.lineage.through(head))
+        };
+        if lineage == kept {
+            return Ok(());
+        }
+        self.meta.update(|meta| meta.lineage = kept.clone())?;
+        let mut state = self.state();
+        state.lineage = kept;
+        state.writer = None;
         Ok(())
     }
 

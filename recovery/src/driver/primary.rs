@@ -1,17 +1,37 @@
 //! A primary with its replicas.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use seawall_snapshot::{Durability, Volume};
 use seawall_wal::disk::Disk;
-use seawall_wal::{Clock, Lsn};
+use seawall_wal::{Clock, Lsn, VolumeId};
 
-use crate::driver::AckRule;
+use super::attempt::keep_level;
+use super::core::{Core, Extra, Shared};
+use super::storage::VolumePin;
+use super::{AckRule, CtlServer, Threads, serve_ctl};
+use crate::ack::Ledger;
 use crate::error::Error;
-use crate::status::{RecoveryRecord, Status};
+use crate::event::{Event, EventLog};
+use crate::id::{ReplicaId, SessionIds, Tick};
+use crate::message::{Body, Message, Refusal};
+use crate::orchestrator::Orchestrator;
+use crate::registry::{Assignment, Registry};
+use crate::sender::{Endpoint, SenderView};
+use crate::session::Phase;
+use crate::state::{Entry, StateLog};
+use crate::status::{RecoveryRecord, ReplicaStatus, Status};
+use crate::transport::Link;
+use crate::transport::tcp::{self, Listener};
+
+/// How long committed may lag behind our own sync while nobody flushes.
+const LOOK: Duration = Duration::from_millis(100);
+/// Time for a first message on the listening address.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// One replica and where it listens; `ID=ADDR` in text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,34 +94,81 @@ impl Default for PrimaryOptions {
 
 /// A volume that takes writes and keeps its replicas in step. Dropping it stops its threads.
 #[derive(Debug)]
-pub struct Primary {}
+pub struct Primary {
+    shared: Arc<Shared>,
+    threads: Threads,
+    listener: Option<Arc<Listener>>,
+    ctl: Option<CtlServer>,
+}
 
 impl Primary {
     /// Starts serving `volume`, which was opened with `Access::Primary`. Also answers on its `ctl`
     /// socket.
     ///
     /// # Errors
-    /// [`Error::Address`], [`Error::Insecure`], [`Error::Socket`], [`Error::StateLog`].
+    /// [`Error::Address`], [`Error::Insecure`], [`Error::Socket`], [`Error::StateLog`];
+    /// [`Error::Failure`] for a replica that is listed twice.
     pub fn start(
         disk: &Arc<dyn Disk>,
         clock: &Arc<dyn Clock>,
         volume: Arc<Volume>,
         options: PrimaryOptions,
     ) -> Result<Primary, Error> {
-        let _ = (disk, clock, volume, options);
-        todo!()
+        for replica in &options.replicas {
+            tcp::resolve(&replica.address, options.insecure)?;
+        }
+        let listener = match &options.listen {
+            Some(listen) => Some(Arc::new(Listener::bind(listen, options.insecure)?)),
+            None => None,
+        };
+        let now = Tick(clock.monotonic_ns() / 1_000_000);
+        let core = decide(disk, &volume, &options, now)?;
+        // The ack rule is ours from here on, best effort included.
+        volume.commit_by_acks();
+        let shared = Arc::new(Shared::new(volume, Arc::clone(clock), options, core));
+        shared.synced()?;
+        let mut primary = Primary {
+            shared,
+            threads: Threads::default(),
+            listener,
+            ctl: None,
+        };
+        primary.ctl = Some(serve_status(&primary.shared)?);
+        primary.start_threads();
+        Ok(primary)
+    }
+
+    fn start_threads(&self) {
+        let shared = Arc::clone(&self.shared);
+        self.threads
+            .start("seawall-commit", move || follow_own_sync(&shared));
+        for replica in &self.shared.options.replicas {
+            let (shared, id) = (Arc::clone(&self.shared), ReplicaId::new(&replica.id));
+            self.threads
+                .start("seawall-sender", move || keep_level(&shared, &id));
+        }
+        if let Some(listener) = &self.listener {
+            let (listener, shared) = (Arc::clone(listener), Arc::downgrade(&self.shared));
+            self.threads
+                .start("seawall-listen", move || answer_queries(&listener, &shared));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// The volume.
     #[must_use]
     pub fn volume(&self) -> &Arc<Volume> {
-        todo!()
+        &self.shared.volume
     }
 
     /// Where it answers status queries, if it was asked to.
     #[must_use]
     pub fn listen_address(&self) -> Option<SocketAddr> {
-        todo!()
+        self.listener.as_ref().map(|listener| listener.address())
     }
 
     /// Reads as [`Volume::read`].
@@ -109,8 +176,7 @@ impl Primary {
     /// # Errors
     /// As [`Volume::read`].
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        let _ = (offset, out);
-        todo!()
+        Ok(self.shared.volume.read(offset, out)?)
     }
 
     /// Writes as [`Volume::write`]; `Durable` waits until the ack rule covers it.
@@ -118,8 +184,8 @@ impl Primary {
     /// # Errors
     /// As [`Volume::write`]; [`Error::CommitTimeout`], [`Error::Unconfirmed`], [`Error::Deposed`].
     pub fn write(&self, offset: u64, bytes: &[u8], durability: Durability) -> Result<Lsn, Error> {
-        let _ = (offset, bytes, durability);
-        todo!()
+        let write = |volume: &Volume| volume.write(offset, bytes, durability);
+        self.append(durability, write)
     }
 
     /// Makes bytes read zero, as [`Volume::write_zeroes`].
@@ -133,8 +199,8 @@ impl Primary {
         no_hole: bool,
         durability: Durability,
     ) -> Result<Lsn, Error> {
-        let _ = (offset, length, no_hole, durability);
-        todo!()
+        let write = |volume: &Volume| volume.write_zeroes(offset, length, no_hole, durability);
+        self.append(durability, write)
     }
 
     /// Trims as [`Volume::trim`].
@@ -142,8 +208,8 @@ impl Primary {
     /// # Errors
     /// As [`Primary::write`].
     pub fn trim(&self, offset: u64, length: u64, durability: Durability) -> Result<Lsn, Error> {
-        let _ = (offset, length, durability);
-        todo!()
+        let write = |volume: &Volume| volume.trim(offset, length, durability);
+        self.append(durability, write)
     }
 
     /// Returns when everything acknowledged before the call is committed under the ack rule.
@@ -151,7 +217,59 @@ impl Primary {
     /// # Errors
     /// As [`Primary::write`].
     pub fn flush(&self) -> Result<Lsn, Error> {
-        todo!()
+        let durable = self.shared.volume.flush()?;
+        self.wait_committed(durable, self.shared.options.commit_timeout)
+    }
+
+    fn append(
+        &self,
+        durability: Durability,
+        write: impl FnOnce(&Volume) -> Result<Lsn, seawall_snapshot::Error>,
+    ) -> Result<Lsn, Error> {
+        let lsn = {
+            let _appending = self.admit()?;
+            write(&self.shared.volume)?
+        };
+        match durability {
+            Durability::Volatile => Ok(lsn),
+            Durability::Durable => {
+                self.wait_committed(lsn, self.shared.options.commit_timeout)?;
+                Ok(lsn)
+            }
+        }
+    }
+
+    /// Nothing new is appended before the ack rule covers what we reopened with (D1), nor after
+    /// another primary took over (D5).
+    fn admit(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        let timeout = self.shared.options.commit_timeout;
+        if !self.confirmed() {
+            let confirmed = self.shared.wait(timeout, |core| match core.deposed {
+                Some(_) => Some(()),
+                None => self.confirmed().then_some(()),
+            });
+            confirmed.ok_or_else(|| Error::Unconfirmed {
+                durable: self.shared.volume.log().frontiers().durable,
+                timeout,
+            })?;
+        }
+        self.check_deposed()?;
+        let appends = self.shared.appends.read();
+        Ok(appends.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check_deposed(&self) -> Result<(), Error> {
+        if !self.shared.was_deposed() {
+            return Ok(());
+        }
+        let core = self.shared.core();
+        match core.deposed {
+            None => Ok(()),
+            Some(promised) => Err(Error::Deposed {
+                ours: core.orchestrator.registry().epoch(),
+                promised,
+            }),
+        }
     }
 
     /// Waits until committed reaches `lsn`.
@@ -159,37 +277,244 @@ impl Primary {
     /// # Errors
     /// [`Error::CommitTimeout`], [`Error::Deposed`].
     pub fn wait_committed(&self, lsn: Lsn, timeout: Duration) -> Result<Lsn, Error> {
-        let _ = (lsn, timeout);
-        todo!()
+        let committed = self.shared.synced()?;
+        if committed >= lsn {
+            return Ok(committed);
+        }
+        let shared = &self.shared;
+        let waited = shared.wait(timeout, |core| {
+            let committed = core.orchestrator.ledger().committed();
+            let over = core.deposed.is_some() || shared.stopping();
+            (committed >= lsn || over).then_some(committed)
+        });
+        match waited {
+            Some(committed) if committed >= lsn => Ok(committed),
+            Some(_) if shared.stopping() => Err(Error::ShutDown),
+            Some(_) => Err(self.check_deposed().expect_err("deposed ends the wait")),
+            None => {
+                // The waiter fails alone; a late acknowledgement still counts (D6).
+                let mut core = shared.core();
+                core.orchestrator.barrier_expired(lsn, shared.now());
+                let committed = core.orchestrator.ledger().committed();
+                Err(Error::CommitTimeout {
+                    lsn,
+                    committed,
+                    timeout,
+                })
+            }
+        }
     }
 
-    /// Waits until replica `id` is in sync and has acknowledged `lsn`; `false` when time ran out.
+    /// Waits until replica `id` is in sync, with its recovery on record, and has acknowledged `lsn`;
+    /// `false` when time ran out.
     #[must_use]
     pub fn wait_in_sync(&self, id: &str, lsn: Lsn, timeout: Duration) -> bool {
-        let _ = (id, lsn, timeout);
-        todo!()
+        let id = ReplicaId::new(id);
+        let reached = self.shared.wait(timeout, |core| {
+            let sender = core.orchestrator.registry().sender(&id).ok()?;
+            let stream = sender.view().stream?;
+            let live = core.extras.get(&id)?.live == Some(stream.id);
+            (live && stream.acknowledged >= lsn).then_some(())
+        });
+        reached.is_some()
     }
 
     /// Whether the ack rule has covered the head found at open (D1).
     #[must_use]
     pub fn confirmed(&self) -> bool {
-        todo!()
+        self.shared.is_confirmed()
     }
 
     /// One consistent reading of everything.
     #[must_use]
     pub fn status(&self) -> Status {
-        todo!()
+        status(&self.shared)
     }
 
     /// Every recovery that ended, oldest first, earlier runs included (D8).
     #[must_use]
     pub fn recoveries(&self) -> Vec<RecoveryRecord> {
-        todo!()
+        self.shared.core().state.recoveries().to_vec()
+    }
+
+    /// The newest events, oldest first (1.17).
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        let core = self.shared.core();
+        core.orchestrator.log().all().cloned().collect()
     }
 
     /// Stops: streams end, threads are joined. The volume stays open.
     pub fn shutdown(self) {
-        todo!()
+        drop(self);
+    }
+}
+
+impl Drop for Primary {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if let Some(listener) = &self.listener {
+            listener.close();
+        }
+        self.threads.join();
+        drop(self.ctl.take());
+        let now = self.shared.now();
+        self.shared.core().orchestrator.stop_all(now);
+    }
+}
+
+/// The deciding half of a primary that has just opened.
+fn decide(
+    disk: &Arc<dyn Disk>,
+    volume: &Arc<Volume>,
+    options: &PrimaryOptions,
+    now: Tick,
+) -> Result<Core, Error> {
+    let mut state = StateLog::open(disk, volume.dir())?;
+    let epoch = volume.meta().get().epoch;
+    let ids: Vec<ReplicaId> = options
+        .replicas
+        .iter()
+        .map(|replica| ReplicaId::new(&replica.id))
+        .collect();
+    let frontiers = volume.log().frontiers();
+    let ledger = Ledger::reopened(
+        options.ack,
+        ids.iter().cloned(),
+        frontiers.durable,
+        frontiers.committed,
+    );
+    // A random id serves as the boot nonce: session ids are never valid after a restart (H28).
+    let nonce = VolumeId::random()?.0;
+    let boot = u64::from_le_bytes(*nonce.first_chunk().expect("an id has 16 bytes"));
+    let registry: Registry<VolumePin> = Registry::new(epoch, SessionIds::new(boot));
+    let mut orchestrator = Orchestrator::new(registry, ledger, EventLog::default());
+    let endpoints = ids.iter().zip(&options.replicas).map(|(id, replica)| {
+        let endpoint = Endpoint {
+            data: replica.address.clone(),
+            control: replica.address.clone(),
+            version: 0,
+        };
+        (id.clone(), endpoint)
+    });
+    let assigned = orchestrator.assign(&Assignment::of(endpoints.collect(), epoch), now);
+    if let Some(refused) = assigned.refused {
+        return Err(refused.into());
+    }
+    let mut extras = BTreeMap::new();
+    for (id, replica) in ids.iter().zip(&options.replicas) {
+        let remembered = state.remembered(id.as_str());
+        if remembered.epoch != Some(epoch.get()) {
+            state.append(Entry::Sender {
+                replica: replica.id.clone(),
+                epoch: epoch.get(),
+                node: None,
+            })?;
+        }
+        orchestrator.restore(id, remembered.mark.is_some(), remembered.node)?;
+        let extra = Extra {
+            address: replica.address.clone(),
+            full_asked: options.rebuild_full,
+            ..Extra::default()
+        };
+        extras.insert(id.clone(), extra);
+    }
+    Ok(Core::new(orchestrator, state, extras))
+}
+
+/// Committed follows our own sync also while nobody flushes.
+fn follow_own_sync(shared: &Shared) {
+    let patience = u64::try_from(LOOK.as_nanos()).expect("a short time");
+    let mut durable = shared.volume.log().frontiers().durable;
+    while !shared.stopping() {
+        durable = shared.volume.log().wait_durable_beyond(durable, patience);
+        if let Err(error) = shared.synced() {
+            return tracing::error!(%error, "committed stands still");
+        }
+        if shared.volume.log().check_writable().is_err() {
+            // A log that has stopped reports no progress: do not spin on it.
+            shared.pause(LOOK);
+        }
+    }
+}
+
+fn serve_status(shared: &Arc<Shared>) -> Result<CtlServer, Error> {
+    let weak = Arc::downgrade(shared);
+    let answer = move || {
+        let shared = weak.upgrade();
+        shared.map_or_else(String::new, |shared| status(&shared).to_json())
+    };
+    serve_ctl(shared.volume.dir(), Arc::new(answer))
+}
+
+/// A primary answers questions and takes no orders.
+fn answer_queries(listener: &Listener, shared: &Weak<Shared>) {
+    loop {
+        let link = match listener.accept() {
+            Ok(Some(link)) => link,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!(%error, "the listening address ended"),
+        };
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        if let Err(error) = answer_one(&link, &shared) {
+            tracing::debug!(%error, "a query was not answered");
+        }
+    }
+}
+
+fn answer_one(link: &Link, shared: &Shared) -> Result<(), Error> {
+    let Some(message) = link.receive(FIRST_WORD)? else {
+        return Ok(());
+    };
+    let body = match message.body {
+        Body::StatusQuery => Body::StatusReply {
+            json: status(shared).to_json(),
+        },
+        _ => Body::Refused(Refusal::WrongRole),
+    };
+    link.send(&Message {
+        fence: message.fence,
+        body,
+    })
+}
+
+fn status(shared: &Shared) -> Status {
+    let core = shared.core();
+    let mut status = Status::of_volume(&shared.volume);
+    status.live = true;
+    status.committed = core.orchestrator.ledger().committed().get();
+    status.confirmed = shared.is_confirmed();
+    status.ack = Some(shared.options.ack.to_string());
+    let senders = core.orchestrator.registry().status().senders;
+    status.replicas = senders
+        .into_iter()
+        .map(|sender| replica_status(&core.extras[&sender.replica], sender))
+        .collect();
+    status.recoveries = core.state.recoveries().to_vec();
+    status
+}
+
+fn replica_status(extra: &Extra, sender: SenderView) -> ReplicaStatus {
+    let session = sender.session.as_ref().map(|session| session.id());
+    let stream = sender.stream.as_ref();
+    let shipped = match sender.session.as_ref().map(|session| session.phase()) {
+        Some(Phase::CatchUp { sent_to, .. }) => Some(*sent_to),
+        _ => stream.map(|stream| stream.shipped),
+    };
+    let acknowledged = stream.map(|stream| stream.acknowledged);
+    ReplicaStatus {
+        id: sender.replica.to_string(),
+        address: extra.address.clone(),
+        state: sender.state.name().into(),
+        session: session
+            .or(stream.map(|stream| stream.id))
+            .map(|id| id.to_string()),
+        lsn: acknowledged.or(extra.durable).map(Lsn::get),
+        shipped: shipped.map(Lsn::get),
+        needs_rebuild: sender.needs_rebuild,
+        cause: extra.cause.clone(),
+        chunks: extra.chunks,
     }
 }

@@ -30,7 +30,6 @@ impl Body {
             }
             Body::Ack { durable: lsn }
             | Body::Commit { committed: lsn }
-            | Body::BaseInstalled { lsn }
             | Body::DigestQuery { lsn }
             | Body::InSync { lsn } => w.lsn(*lsn),
             Body::BaseBegin(begin) => begin.encode(&mut w),
@@ -63,9 +62,13 @@ impl Body {
                 w.digest(*chunks);
                 w.digest(*state);
             }
-            Body::DigestReply { lsn, state } => {
+            Body::DigestReply { lsn, state: digest }
+            | Body::BaseInstalled {
+                lsn,
+                chunks: digest,
+            } => {
                 w.lsn(*lsn);
-                w.digest(*state);
+                w.digest(*digest);
             }
             Body::Promised(report) => report.encode(&mut w),
             Body::StatusReply { json } => w.bytes(json.as_bytes()),
@@ -112,7 +115,10 @@ impl Body {
                 chunks: r.digest()?,
                 state: r.digest()?,
             },
-            20 => Body::BaseInstalled { lsn: r.lsn("lsn")? },
+            20 => Body::BaseInstalled {
+                lsn: r.lsn("lsn")?,
+                chunks: r.digest()?,
+            },
             21 => Body::DigestQuery { lsn: r.lsn("lsn")? },
             22 => Body::DigestReply {
                 lsn: r.lsn("lsn")?,

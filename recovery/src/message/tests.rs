@@ -142,7 +142,10 @@ fn samples() -> Vec<Body> {
             chunks: Digest(5),
             state: Digest(6),
         },
-        Body::BaseInstalled { lsn },
+        Body::BaseInstalled {
+            lsn,
+            chunks: Digest(5),
+        },
         Body::DigestQuery { lsn },
         Body::DigestReply {
             lsn,

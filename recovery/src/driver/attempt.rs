@@ -1,0 +1,496 @@
+//! One attempt to bring one replica level: dial, shake hands, carry out the plan, stream.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use seawall_snapshot::{Error as VolumeError, StateView};
+use seawall_wal::{Error as LogError, Lsn, LsnRange};
+
+use super::beside;
+use super::conversation::{Conversation, INBOX_MAX};
+use super::core::Shared;
+use super::storage::{VolumePin, VolumeStorage};
+use super::tally::Tally;
+use crate::budget::Budget;
+use crate::error::Error;
+use crate::failure::{Cancelled, Failure, Invalidation, Link as LinkEnd, StreamEnd};
+use crate::history::{IncompleteBase, ReplicaFacts, Standing};
+use crate::id::{ReplicaId, SessionId, Tick};
+use crate::message::{Body, Fence, Hello, HelloReply, Refusal};
+use crate::orchestrator::Call;
+use crate::outcome::{Asked, Verdict};
+use crate::plan::{Plan, Work};
+use crate::sender::State;
+use crate::session::{Kind, SessionOptions};
+use crate::transport::tcp;
+
+/// Time to set a connection up.
+const DIAL: Duration = Duration::from_secs(3);
+/// First and longest pause between two attempts (D7).
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long a checkpoint that is under way may keep a rebuild waiting for a trusted base.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the speaker looks whether it should stop.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+/// What follows an attempt that ended well.
+enum Next {
+    /// The primary stops.
+    Stop,
+    /// Another session at once: the outcome was needs rebuild.
+    Again,
+}
+
+/// Keeps `replica` level until the primary stops: one attempt after the other.
+pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId) {
+    let mut pause = PAUSE_MIN;
+    while !shared.stopping() {
+        let error = match attempt(shared, replica) {
+            Ok(Next::Stop) => return,
+            Ok(Next::Again) => {
+                pause = PAUSE_MIN;
+                continue;
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(%replica, %error, "recovery attempt ended");
+        let streamed = shared.step(|core, _| {
+            let extra = core.extras.entry(replica.clone()).or_default();
+            extra.cause = Some(error.to_string());
+            extra.chunks = None;
+            Ok(extra.live.take().is_some())
+        });
+        if streamed.unwrap_or(false) {
+            pause = PAUSE_MIN;
+        }
+        shared.pause(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// The session of one connection, and what its speaker needs.
+pub(super) struct Attempt<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) replica: &'a ReplicaId,
+    pub(super) session: SessionId,
+    pub(super) kind: Kind,
+    pub(super) talk: &'a Conversation,
+    pub(super) inbox: Receiver<Body>,
+    pub(super) started: Tick,
+}
+
+/// The state at the target of a rebuild, or why it cannot be read.
+pub(super) type TargetView = Result<StateView, VolumeError>;
+
+/// A plan, and what was taken with it.
+struct Planned {
+    plan: Plan<VolumePin>,
+    target: Option<TargetView>,
+}
+
+fn attempt(shared: &Shared, replica: &ReplicaId) -> Result<Next, Error> {
+    let kind = next_kind(shared, replica)?;
+    let address = shared.core().extras[replica].address.clone();
+    let link = tcp::dial(&address, shared.options.insecure, DIAL)?;
+    let (session, epoch) = shared.step(|core, now| {
+        let options = SessionOptions {
+            kind,
+            budget: Budget::UNBOUNDED,
+        };
+        let session = core.orchestrator.attach(replica, options, now)?;
+        core.orchestrator.connect(Call {
+            now,
+            replica,
+            session,
+        })?;
+        Ok((session, core.orchestrator.registry().epoch()))
+    })?;
+    let fence = Fence {
+        volume: Some(shared.volume.meta().get().volume),
+        epoch: Some(epoch),
+        session: Some(session),
+    };
+    let talk = Conversation::new(link, fence, &shared.clock);
+    let (to_speaker, inbox) = sync_channel(INBOX_MAX);
+    let attempt = Attempt {
+        shared,
+        replica,
+        session,
+        kind,
+        talk: &talk,
+        inbox,
+        started: shared.now(),
+    };
+    let listener = || talk.listen(&to_speaker, |body| take_ack(shared, replica, session, body));
+    let result = beside("listener", listener, || {
+        let result = attempt.speak();
+        talk.close();
+        // The listener may wait for room in the inbox.
+        drop(attempt.inbox);
+        result
+    });
+    if let Err(error) = &result {
+        conclude(shared, replica, session, error);
+    }
+    result
+}
+
+/// Which kind of session comes next.
+fn next_kind(shared: &Shared, replica: &ReplicaId) -> Result<Kind, Error> {
+    let core = shared.core();
+    if let Some(promised) = core.deposed {
+        let ours = core.orchestrator.registry().epoch();
+        return Err(Error::Deposed { ours, promised });
+    }
+    let sender = core.orchestrator.registry().sender(replica)?;
+    let (marked, asked) = (sender.needs_rebuild(), core.extras[replica].full_asked);
+    match marked || asked {
+        false => Ok(Kind::CatchUp),
+        true if asked || shared.options.auto_rebuild => Ok(Kind::Rebuild),
+        true => Err(Failure::NeedsRebuild {
+            replica: replica.clone(),
+        }
+        .into()),
+    }
+}
+
+/// Acknowledgements of a stream are counted by the listener, so that nobody waits for the speaker.
+fn take_ack(shared: &Shared, replica: &ReplicaId, session: SessionId, body: Body) -> Option<Body> {
+    let Body::Ack { durable } = body else {
+        return Some(body);
+    };
+    let counted = shared.step(|core, now| {
+        core.extras.entry(replica.clone()).or_default().durable = Some(durable);
+        let call = Call {
+            now,
+            replica,
+            session,
+        };
+        core.orchestrator.acknowledge(call, durable).map(drop)
+    });
+    // Anything else is for the speaker: progress of a session, or the error of a stream.
+    counted.is_err().then_some(body)
+}
+
+/// Tells the deciding half that a session or stream ended without success.
+fn conclude(shared: &Shared, replica: &ReplicaId, session: SessionId, error: &Error) {
+    let done = shared.step(|core, now| {
+        if let Error::Refused {
+            reason: Refusal::EpochTooOld { promised },
+            ..
+        } = error
+        {
+            core.deposed = core.deposed.max(Some(*promised));
+        }
+        let call = Call {
+            now,
+            replica,
+            session,
+        };
+        let sender = core.orchestrator.registry().sender(replica)?;
+        if sender.stream_id() == Some(session) {
+            return core.orchestrator.stream_lost(call, stream_end(error));
+        }
+        if sender.session_id() != Some(session) {
+            return Ok(());
+        }
+        let reason = invalidation(error, shared.stopping());
+        core.orchestrator
+            .invalidate(call, reason, State::Disconnected)
+    });
+    if let Err(error) = done {
+        tracing::error!(%replica, %error, "the end of a session could not be remembered");
+    }
+}
+
+fn link_end(error: &Error) -> LinkEnd {
+    match error {
+        Error::Silent { .. } => LinkEnd::Silence,
+        _ => LinkEnd::Closed,
+    }
+}
+
+fn stream_end(error: &Error) -> StreamEnd {
+    match error {
+        Error::Log(LogError::Hole { lsn }) => StreamEnd::ReadFailed { lsn: *lsn },
+        Error::Log(LogError::Corrupt(corrupt)) => StreamEnd::ReadFailed {
+            lsn: corrupt.lsn.unwrap_or_default(),
+        },
+        Error::Log(LogError::PinBroken { .. }) => StreamEnd::PinBroken,
+        error => StreamEnd::LinkLost(link_end(error)),
+    }
+}
+
+fn invalidation(error: &Error, stopping: bool) -> Invalidation {
+    match error {
+        _ if stopping => Invalidation::ExecutorCancelled(Cancelled::Closing),
+        Error::Silent { .. } | Error::Closed { .. } | Error::Socket { .. } => {
+            Invalidation::LinkLost(link_end(error))
+        }
+        Error::Log(LogError::Hole { lsn }) => Invalidation::ReadFailed { lsn: *lsn },
+        Error::Log(LogError::Corrupt(corrupt)) => Invalidation::ReadFailed {
+            lsn: corrupt.lsn.unwrap_or_default(),
+        },
+        Error::Log(LogError::PinBroken { .. }) => Invalidation::PinBroken,
+        _ => Invalidation::ExecutorCancelled(Cancelled::StepFailed),
+    }
+}
+
+impl Attempt<'_> {
+    pub(super) fn call(&self, now: Tick) -> Call<'_> {
+        Call {
+            now,
+            replica: self.replica,
+            session: self.session,
+        }
+    }
+
+    /// Name under which pins are listed.
+    pub(super) fn owner(&self) -> String {
+        format!("session {} of {}", self.session, self.replica)
+    }
+
+    fn speak(&self) -> Result<Next, Error> {
+        let facts = self.shake_hands()?;
+        let planned = loop {
+            match self.plan(&facts) {
+                Ok(planned) => break planned,
+                Err(Error::Failure(Failure::NotYet(decision))) => match decision.verdict {
+                    Verdict::NotYet { fetch: Some(range) } => self.fetch(range)?,
+                    _ => return Err(Failure::NotYet(decision).into()),
+                },
+                // The mark of the replica is known here now; the next session is a rebuild.
+                Err(Error::Failure(Failure::NeedsRebuild { .. })) => return self.again(),
+                Err(error) => return Err(error),
+            }
+        };
+        let Planned { plan, target } = planned;
+        let mut tally = Tally::begin(self, &plan);
+        let result = self.carry_out(&plan, target, &facts, &mut tally);
+        // What the stream did not take over is released before anything else is done.
+        drop(plan);
+        match result {
+            Ok(Some(at)) => {
+                tally.finish(self, "in sync")?;
+                self.stream(at).map(|()| Next::Stop)
+            }
+            Ok(None) => {
+                tally.finish(self, "needs rebuild")?;
+                self.again()
+            }
+            Err(error) => {
+                tally.finish(self, &error.to_string())?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A rebuild follows at once, where the policy allows it.
+    fn again(&self) -> Result<Next, Error> {
+        self.mark_replica(true)?;
+        match self.shared.options.auto_rebuild {
+            true => Ok(Next::Again),
+            false => Err(Failure::NeedsRebuild {
+                replica: self.replica.clone(),
+            }
+            .into()),
+        }
+    }
+
+    fn shake_hands(&self) -> Result<ReplicaFacts, Error> {
+        self.talk.send(Body::Hello(self.hello()))?;
+        let reply = match self.due("HelloReply")? {
+            Body::HelloReply(reply) => reply,
+            body => return Err(self.talk.unexpected(&body, "HelloReply")),
+        };
+        if reply.replica != self.replica.as_str() {
+            let id = reply.replica;
+            return Err(Error::Refused {
+                peer: self.talk.peer(),
+                reason: Refusal::OtherId { id },
+            });
+        }
+        let durable = Some(reply.durable);
+        self.shared
+            .set_extra(self.replica, |extra| extra.durable = durable);
+        Ok(facts(reply))
+    }
+
+    fn hello(&self) -> Hello {
+        let log = self.shared.volume.log();
+        let frontiers = log.frontiers();
+        let (committed, standing) = {
+            let core = self.shared.core();
+            let ledger = core.orchestrator.ledger();
+            (ledger.committed(), ledger.standing())
+        };
+        Hello {
+            replica: self.replica.as_str().into(),
+            geometry: self.shared.volume.meta().get().geometry,
+            committed,
+            confirmed: standing == Standing::Confirmed,
+            first_retained: log.first_retained(),
+            durable: frontiers.durable,
+            head: frontiers.head,
+            lineage: log.lineage().through(frontiers.head),
+        }
+    }
+
+    /// Plan and pins in one critical section (1.20).
+    fn plan(&self, facts: &ReplicaFacts) -> Result<Planned, Error> {
+        if self.kind == Kind::Rebuild {
+            self.await_checkpoint();
+        }
+        let owner = self.owner();
+        let mut storage = VolumeStorage {
+            volume: &self.shared.volume,
+            owner: &owner,
+        };
+        self.shared.step(|core, now| {
+            let call = self.call(now);
+            if self.kind != Kind::Rebuild {
+                let plan = core.orchestrator.plan(call, facts, &mut storage)?;
+                return Ok(Planned { plan, target: None });
+            }
+            let asked = match core.extras[self.replica].full_asked {
+                true => Asked::FullBase,
+                false => Asked::Any,
+            };
+            let plan = core
+                .orchestrator
+                .plan_rebuild(call, facts, asked, &mut storage)?;
+            // Committed stands still under this lock, so no checkpoint passes the target yet.
+            let target = self.target_view(&plan);
+            Ok(Planned { plan, target })
+        })
+    }
+
+    /// The state that both sides have to agree on at the target (D18), where the base alone does
+    /// not give it.
+    fn target_view(&self, plan: &Plan<VolumePin>) -> Option<TargetView> {
+        let Work::Rebuild { source } = plan.work else {
+            return None;
+        };
+        let base = source.snapshot().filter(|base| *base != source.target);
+        base.map(|_| {
+            let volume = &self.shared.volume;
+            volume.state_at(source.target, &self.owner())
+        })
+    }
+
+    /// A base with an open intent is not trusted; one that closes in a moment is worth waiting for.
+    fn await_checkpoint(&self) {
+        let mut left = CHECKPOINT_PATIENCE;
+        while self.shared.volume.base_state().intent.is_some() && !left.is_zero() {
+            self.shared.pause(LOOK);
+            left = left.saturating_sub(LOOK);
+        }
+    }
+
+    /// Fetches records that only this replica holds, before anything new is appended (D1).
+    fn fetch(&self, range: LsnRange) -> Result<(), Error> {
+        let appends = self.shared.appends.write();
+        let _no_append = appends.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let log = self.shared.volume.log();
+        let unconfirmed =
+            self.shared.core().orchestrator.ledger().standing() == Standing::Unconfirmed;
+        if !unconfirmed || log.frontiers().head != range.after {
+            // Decided again from what holds now.
+            return Ok(());
+        }
+        let ours = log.lineage().through(range.after).last();
+        self.talk.send(Body::Fetch(range))?;
+        let mut head = range.after;
+        while head < range.through {
+            let records = match self.due("Records")? {
+                Body::Records { records, .. } => records,
+                body => return Err(self.talk.unexpected(&body, "Records")),
+            };
+            let fits = records.iter().all(|record| {
+                let header = record.header();
+                range.contains(header.lsn)
+                    && ours.is_some_and(|ours| {
+                        (ours.epoch, ours.incarnation) == (header.epoch, header.incarnation)
+                    })
+            });
+            if !fits {
+                return Err(Error::Unexpected {
+                    peer: self.talk.peer(),
+                    got: "records of another history",
+                    expected: "records under our last lineage entry",
+                });
+            }
+            self.shared.volume.receive(records)?.wait()?;
+            head = log.frontiers().head;
+        }
+        log.start_incarnation(self.shared.volume.meta().get().epoch)?;
+        self.shared.step(|core, now| {
+            core.orchestrator.fetched(self.call(now), range);
+            Ok(())
+        })
+    }
+
+    fn carry_out(
+        &self,
+        plan: &Plan<VolumePin>,
+        target: Option<TargetView>,
+        facts: &ReplicaFacts,
+        tally: &mut Tally,
+    ) -> Result<Option<Lsn>, Error> {
+        match plan.work {
+            Work::ZeroGap => Ok(Some(facts.durable)),
+            Work::NeedsRebuild => Ok(None),
+            Work::TruncateOnly { to } => {
+                self.truncate(to)?;
+                self.complete().map(Some)
+            }
+            Work::CatchUp { range, truncate_to } => {
+                self.catch_up(range, truncate_to, tally).map(Some)
+            }
+            Work::Rebuild { source } => self.rebuild(plan, source, target, tally).map(Some),
+        }
+    }
+
+    /// The next message for the speaker; silence ends the wait (D7).
+    pub(super) fn due(&self, expected: &'static str) -> Result<Body, Error> {
+        loop {
+            if let Some(body) = self.talk.receive(&self.inbox, LOOK)? {
+                return match body {
+                    // A cumulative acknowledgement that crossed our question.
+                    Body::Ack { .. } if expected != "Ack" => continue,
+                    body => Ok(body),
+                };
+            }
+            if self.shared.stopping() {
+                return Err(Error::ShutDown);
+            }
+        }
+    }
+
+    /// Sets or clears the replica's own copy of the needs-rebuild mark.
+    pub(super) fn mark_replica(&self, needs_rebuild: bool) -> Result<(), Error> {
+        self.talk.send(Body::Mark { needs_rebuild })?;
+        match self.due("Marked")? {
+            Body::Marked => Ok(()),
+            body => Err(self.talk.unexpected(&body, "Marked")),
+        }
+    }
+}
+
+fn facts(reply: HelloReply) -> ReplicaFacts {
+    let incomplete_base = reply
+        .incomplete_base
+        .map(|(session, base)| IncompleteBase { session, base });
+    ReplicaFacts {
+        volume: reply.volume,
+        node: reply.node,
+        durable: reply.durable,
+        lineage: reply.lineage,
+        checkpoint: reply.checkpoint,
+        intent: reply.intent,
+        committed: reply.committed,
+        incomplete_base,
+        needs_rebuild: reply.needs_rebuild,
+    }
+}

@@ -1,0 +1,206 @@
+//! One connection of a primary to one replica: what is sent, what was heard, and when.
+//!
+//! One thread listens, another speaks. The listener answers for liveness in both directions: it
+//! notices silence, and it says that we are alive while the speaker is busy elsewhere.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use seawall_wal::{Clock, Lsn};
+
+use crate::error::Error;
+use crate::message::{Body, Fence, Message};
+use crate::transport::Link;
+
+/// Silence that ends a connection (D7).
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
+/// After this long without a message we say that we are alive.
+pub(super) const ALIVE_AFTER: Duration = Duration::from_secs(1);
+/// How often the listener looks at the clock.
+pub(super) const LOOK: Duration = Duration::from_millis(250);
+/// Messages that may wait for the speaker.
+pub(super) const INBOX_MAX: usize = 256;
+
+/// Both halves of one connection.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    link: Link,
+    fence: Fence,
+    clock: Arc<dyn Clock>,
+    heard_ns: AtomicU64,
+    sent_ns: AtomicU64,
+    sending: Mutex<()>,
+    over: Mutex<Option<Error>>,
+}
+
+impl Conversation {
+    pub(super) fn new(link: Link, fence: Fence, clock: &Arc<dyn Clock>) -> Conversation {
+        let now = clock.monotonic_ns();
+        Conversation {
+            link,
+            fence,
+            clock: Arc::clone(clock),
+            heard_ns: AtomicU64::new(now),
+            sent_ns: AtomicU64::new(now),
+            sending: Mutex::new(()),
+            over: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn peer(&self) -> String {
+        self.link.peer().to_owned()
+    }
+
+    pub(super) fn close(&self) {
+        self.link.close();
+    }
+
+    /// Sends one message of this session.
+    pub(super) fn send(&self, body: Body) -> Result<(), Error> {
+        let one_at_a_time = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = self.transmit(body);
+        drop(one_at_a_time);
+        // The listener knows better why a connection ended.
+        sent.map_err(|error| self.cause().unwrap_or(error))
+    }
+
+    fn transmit(&self, body: Body) -> Result<(), Error> {
+        let fence = self.fence;
+        let sent = self.link.send(&Message { fence, body });
+        self.sent_ns
+            .store(self.clock.monotonic_ns(), Ordering::Relaxed);
+        sent
+    }
+
+    /// Says that we are alive, if nothing else was said for a while.
+    pub(super) fn send_alive(&self) -> Result<(), Error> {
+        if self.since(&self.sent_ns) < ALIVE_AFTER {
+            return Ok(());
+        }
+        // A send that is under way says it better.
+        let Ok(_free) = self.sending.try_lock() else {
+            return Ok(());
+        };
+        self.transmit(Body::Alive)
+    }
+
+    fn since(&self, moment: &AtomicU64) -> Duration {
+        let moment = moment.load(Ordering::Relaxed);
+        Duration::from_nanos(self.clock.monotonic_ns().saturating_sub(moment))
+    }
+
+    /// Why the connection ended, once it has.
+    pub(super) fn cause(&self) -> Option<Error> {
+        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        over.clone()
+    }
+
+    /// The listener: hands every message on until the connection ends. `take` may take a message
+    /// for itself; it gives back what is for the speaker.
+    pub(super) fn listen(&self, inbox: &SyncSender<Body>, take: impl Fn(Body) -> Option<Body>) {
+        let error = loop {
+            match self.hear() {
+                Ok(None) => {}
+                Ok(Some(body)) => {
+                    let Some(body) = take(body) else { continue };
+                    if inbox.send(body).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => break error,
+            }
+        };
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.close();
+    }
+
+    fn hear(&self) -> Result<Option<Body>, Error> {
+        let message = self.link.receive(LOOK)?;
+        self.send_alive()?;
+        let Some(message) = message else {
+            let silent = self.since(&self.heard_ns);
+            return match silent < SILENCE {
+                true => Ok(None),
+                false => Err(Error::Silent {
+                    peer: self.peer(),
+                    silent,
+                }),
+            };
+        };
+        self.heard_ns
+            .store(self.clock.monotonic_ns(), Ordering::Relaxed);
+        let peer = self.peer();
+        match message.body {
+            Body::Refused(reason) => Err(Error::Refused { peer, reason }),
+            body if message.fence != self.fence => Err(Error::Unexpected {
+                peer,
+                got: body.name(),
+                expected: "a message of this session",
+            }),
+            Body::Bye => Err(Error::Closed { peer }),
+            Body::Alive => Ok(None),
+            body => Ok(Some(body)),
+        }
+    }
+
+    /// The next message for the speaker; `None` when none came within `timeout`.
+    pub(super) fn receive(
+        &self,
+        inbox: &Receiver<Body>,
+        timeout: Duration,
+    ) -> Result<Option<Body>, Error> {
+        match inbox.recv_timeout(timeout) {
+            Ok(body) => Ok(Some(body)),
+            Err(RecvTimeoutError::Timeout) => match self.cause() {
+                Some(cause) => Err(cause),
+                None => Ok(None),
+            },
+            Err(RecvTimeoutError::Disconnected) => {
+                let peer = self.peer();
+                Err(self.cause().unwrap_or(Error::Closed { peer }))
+            }
+        }
+    }
+
+    /// The error for a message that is not due.
+    pub(super) fn unexpected(&self, got: &Body, expected: &'static str) -> Error {
+        Error::Unexpected {
+            peer: self.peer(),
+            got: got.name(),
+            expected,
+        }
+    }
+}
+
+/// Splits records into batches of about a mebibyte.
+pub(super) struct Batch {
+    pub(super) records: Vec<seawall_wal::Record>,
+    pub(super) bytes: u64,
+}
+
+impl Batch {
+    const BYTES: u64 = 1 << 20;
+
+    pub(super) const fn new() -> Batch {
+        Batch {
+            records: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes a record; gives the full batch before it when it would not fit.
+    pub(super) fn push(&mut self, record: seawall_wal::Record) -> Option<Batch> {
+        let bytes = record.bytes() as u64;
+        let full = !self.records.is_empty() && self.bytes + bytes > Batch::BYTES;
+        let before = full.then(|| std::mem::replace(self, Batch::new()));
+        self.records.push(record);
+        self.bytes += bytes;
+        before
+    }
+
+    pub(super) fn last(&self) -> Option<Lsn> {
+        self.records.last().map(seawall_wal::Record::lsn)
+    }
+}

@@ -1,0 +1,275 @@
+//! What the threads of a primary share: the deciding half behind one lock, and the volume.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use seawall_snapshot::Volume;
+use seawall_wal::{Clock, Epoch, Lsn};
+
+use super::primary::PrimaryOptions;
+use super::storage::VolumePin;
+use crate::error::Error;
+use crate::event::{Event, What};
+use crate::failure::Failure;
+use crate::history::Standing;
+use crate::id::{ReplicaId, SessionId, Tick};
+use crate::orchestrator::Orchestrator;
+use crate::state::{Entry, StateLog};
+use crate::status::RecoveryRecord;
+
+/// Nanoseconds of one tick.
+const TICK_NS: u64 = 1_000_000;
+
+/// What is known of one replica beside its sender.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    pub(super) address: String,
+    /// Why the last session, stream or dial ended.
+    pub(super) cause: Option<String>,
+    /// Chunks done and to do.
+    pub(super) chunks: Option<(u64, u64)>,
+    /// Last durable LSN that it reported.
+    pub(super) durable: Option<Lsn>,
+    /// A full base was asked for and has not completed yet (D11).
+    pub(super) full_asked: bool,
+    /// The stream that the replica was told about, once its recovery is on record.
+    pub(super) live: Option<SessionId>,
+    /// The decision that was persisted last, so that a flapping link does not repeat it.
+    pub(super) decision: Option<(String, String)>,
+}
+
+/// The deciding half, with what has to be durable of it.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) orchestrator: Orchestrator<VolumePin>,
+    pub(super) state: StateLog,
+    pub(super) extras: BTreeMap<ReplicaId, Extra>,
+    pub(super) deposed: Option<Epoch>,
+    seen: u64,
+}
+
+impl Core {
+    pub(super) fn new(
+        orchestrator: Orchestrator<VolumePin>,
+        state: StateLog,
+        extras: BTreeMap<ReplicaId, Extra>,
+    ) -> Core {
+        let seen = orchestrator.log().last_seq();
+        Core {
+            orchestrator,
+            state,
+            extras,
+            deposed: None,
+            seen,
+        }
+    }
+
+    /// Makes durable what the newest events say and a restart must not forget (D8).
+    fn keep(&mut self, unix_ns: u64) -> Result<(), Error> {
+        let fresh = self.orchestrator.log().after(self.seen);
+        let entries: Vec<(ReplicaId, Entry)> = fresh
+            .filter_map(|event| Some((event.replica.clone()?, entry(event, unix_ns)?)))
+            .collect();
+        self.seen = self.orchestrator.log().last_seq();
+        for (replica, entry) in entries {
+            if let Entry::Decision { outcome, proof, .. } = &entry {
+                let decision = Some((outcome.clone(), proof.clone()));
+                let extra = self.extras.entry(replica).or_default();
+                if extra.decision == decision {
+                    continue;
+                }
+                extra.decision = decision;
+            }
+            self.state.append(entry)?;
+        }
+        Ok(())
+    }
+}
+
+/// What of an event goes to the state log.
+fn entry(event: &Event, unix_ns: u64) -> Option<Entry> {
+    let replica = event.replica.as_ref()?.to_string();
+    let session = event.session.map(|session| session.to_string());
+    let decision = |outcome: &str, proof: String| Entry::Decision {
+        replica: replica.clone(),
+        session: session.clone().unwrap_or_default(),
+        unix_ns,
+        outcome: outcome.into(),
+        proof,
+    };
+    match &event.what {
+        What::Marked(cause) => Some(Entry::Mark {
+            replica,
+            set: true,
+            cause: cause.name().into(),
+        }),
+        What::MarkCleared => Some(Entry::Mark {
+            replica,
+            set: false,
+            cause: String::new(),
+        }),
+        What::AcknowledgementsVoided { node } => Some(Entry::Sender {
+            replica,
+            epoch: event.epoch.get(),
+            node: Some(node.to_string()),
+        }),
+        What::Handshake { outcome, proof } => Some(decision(outcome, proof.to_string())),
+        What::PlanRebuildSnapshotTail(source) | What::PlanRebuildFullBase(source) => {
+            Some(decision("rebuild", source.to_string()))
+        }
+        What::HandshakeFailed(Failure::HandshakeRefused(proof)) => {
+            Some(decision("refused", proof.to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// Everything the threads of one primary share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) volume: Arc<Volume>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) options: PrimaryOptions,
+    core: Mutex<Core>,
+    /// Anything in the core changed, or the primary stops.
+    pub(super) changed: Condvar,
+    /// Read by appends, written while records that only a replica holds are fetched (D1).
+    pub(super) appends: RwLock<()>,
+    confirmed: AtomicBool,
+    deposed: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        volume: Arc<Volume>,
+        clock: Arc<dyn Clock>,
+        options: PrimaryOptions,
+        core: Core,
+    ) -> Shared {
+        Shared {
+            volume,
+            clock,
+            options,
+            core: Mutex::new(core),
+            changed: Condvar::new(),
+            appends: RwLock::new(()),
+            confirmed: AtomicBool::new(false),
+            deposed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        // OK because the deciding half changes nothing before its checks have passed.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> Tick {
+        Tick(self.clock.monotonic_ns() / TICK_NS)
+    }
+
+    /// Whether the ack rule has covered what we reopened with (D1). It never turns back.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Acquire)
+    }
+
+    /// Whether a replica has promised a newer epoch (D5). It never turns back.
+    pub(super) fn was_deposed(&self) -> bool {
+        self.deposed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Takes one step of the deciding half; what follows from it is durable when this returns.
+    pub(super) fn step<R>(
+        &self,
+        take: impl FnOnce(&mut Core, Tick) -> Result<R, Failure>,
+    ) -> Result<R, Error> {
+        let mut core = self.core();
+        let result = take(&mut core, self.now());
+        let kept = core.keep(self.clock.unix_ns());
+        let committed = self.advance(&mut core);
+        drop(core);
+        self.changed.notify_all();
+        kept?;
+        committed?;
+        Ok(result?)
+    }
+
+    /// Moves committed as far as our own sync and the ack rule allow.
+    pub(super) fn advance(&self, core: &mut Core) -> Result<Lsn, Error> {
+        let log = self.volume.log();
+        // D14: above damage the durable frontier is a fact, but not one to build on.
+        let durable = log.frontiers().durable.min(log.applied());
+        core.orchestrator.synced(durable, self.now());
+        let committed = core.orchestrator.ledger().committed();
+        log.commit(committed)?;
+        if core.orchestrator.ledger().standing() == Standing::Confirmed {
+            self.confirmed.store(true, Ordering::Release);
+        }
+        self.deposed
+            .store(core.deposed.is_some(), Ordering::Release);
+        Ok(committed)
+    }
+
+    /// Our own log moved: committed may follow.
+    pub(super) fn synced(&self) -> Result<Lsn, Error> {
+        let mut core = self.core();
+        let before = core.orchestrator.ledger().committed();
+        let committed = self.advance(&mut core)?;
+        drop(core);
+        if committed > before {
+            self.changed.notify_all();
+        }
+        Ok(committed)
+    }
+
+    /// Waits under the core's lock until `ready` gives something; `None` when time ran out.
+    pub(super) fn wait<R>(
+        &self,
+        timeout: Duration,
+        mut ready: impl FnMut(&mut Core) -> Option<R>,
+    ) -> Option<R> {
+        let start = self.clock.monotonic_ns();
+        let mut core = self.core();
+        loop {
+            if let Some(result) = ready(&mut core) {
+                return Some(result);
+            }
+            let spent = Duration::from_nanos(self.clock.monotonic_ns().saturating_sub(start));
+            let left = timeout.checked_sub(spent).filter(|left| !left.is_zero())?;
+            let waited = self.changed.wait_timeout(core, left);
+            core = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for `pause`, or less when the primary stops.
+    pub(super) fn pause(&self, pause: Duration) {
+        let _ = self.wait(pause, |_| self.stopping().then_some(()));
+    }
+
+    /// Tells every thread to end.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        // The lock orders the store before a waiter's last look.
+        drop(self.core());
+        self.changed.notify_all();
+    }
+
+    /// Remembers a recovery that ended.
+    pub(super) fn record(&self, record: RecoveryRecord) -> Result<(), Error> {
+        let kept = self.core().state.append(Entry::Recovery(Box::new(record)));
+        self.changed.notify_all();
+        kept
+    }
+
+    pub(super) fn set_extra(&self, replica: &ReplicaId, set: impl FnOnce(&mut Extra)) {
+        set(self.core().extras.entry(replica.clone()).or_default());
+        self.changed.notify_all();
+    }
+}

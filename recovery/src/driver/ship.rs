@@ -1,0 +1,203 @@
+//! Sending the log: a catch-up to its frozen target, the tail of a rebuild, the live stream.
+
+use seawall_wal::{Lsn, LsnRange, Record};
+
+use super::attempt::{Attempt, LOOK};
+use super::conversation::Batch;
+use super::storage::VolumeStorage;
+use super::tally::Tally;
+use crate::budget::Peer;
+use crate::error::Error;
+use crate::message::Body;
+
+/// How a range of the log is sent, and who hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// The range of a catch-up session.
+    CatchUp,
+    /// The tail of a rebuild.
+    Tail,
+}
+
+impl Attempt<'_> {
+    pub(super) fn truncate(&self, to: Lsn) -> Result<(), Error> {
+        self.talk.send(Body::Truncate { to })?;
+        let done = match self.due("Truncated")? {
+            Body::Truncated { to } => to,
+            body => return Err(self.talk.unexpected(&body, "Truncated")),
+        };
+        self.shared
+            .step(|core, now| core.orchestrator.truncated(self.call(now), done))
+    }
+
+    /// Brings the replica to the frozen target from the log.
+    pub(super) fn catch_up(
+        &self,
+        range: LsnRange,
+        truncate_to: Option<Lsn>,
+        tally: &mut Tally,
+    ) -> Result<Lsn, Error> {
+        self.shared
+            .step(|core, now| core.orchestrator.begin_catch_up(self.call(now), range))?;
+        if let Some(to) = truncate_to {
+            self.truncate(to)?;
+        }
+        self.send_range(range, Lane::CatchUp, tally)?;
+        self.complete()
+    }
+
+    /// The session becomes a stream in one step (D6); the replica is told.
+    pub(super) fn complete(&self) -> Result<Lsn, Error> {
+        let owner = format!("stream {} of {}", self.session, self.replica);
+        let mut storage = VolumeStorage {
+            volume: &self.shared.volume,
+            owner: &owner,
+        };
+        self.shared
+            .step(|core, now| core.orchestrator.complete(self.call(now), &mut storage))
+    }
+
+    /// Sends `range` and waits until the replica holds all of it durably. Acknowledgements that
+    /// come meanwhile are progress; a budget is checked before more is sent (H23).
+    pub(super) fn send_range(
+        &self,
+        range: LsnRange,
+        lane: Lane,
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
+        let mut reached = range.after;
+        let mut batch = Batch::new();
+        if !range.is_empty() {
+            for record in self.shared.volume.log().read(range)? {
+                if let Some(full) = batch.push(record?) {
+                    self.send_batch(full, lane, tally)?;
+                    self.take_progress(&mut reached, lane, std::time::Duration::ZERO)?;
+                }
+            }
+            self.send_batch(batch, lane, tally)?;
+        }
+        while reached < range.through {
+            self.take_progress(&mut reached, lane, LOOK)?;
+        }
+        tally.record.records = range.len();
+        Ok(())
+    }
+
+    fn send_batch(&self, batch: Batch, lane: Lane, tally: &mut Tally) -> Result<(), Error> {
+        let through = batch.last().expect("a batch that is sent holds a record");
+        tally.record.bytes += batch.bytes;
+        let bytes = batch.bytes;
+        let committed = self.shared.step(|core, now| {
+            let call = self.call(now);
+            core.orchestrator.check_budget(call, Peer::Answers)?;
+            if lane == Lane::CatchUp {
+                core.orchestrator.sent(call, through, bytes)?;
+            }
+            Ok(core.orchestrator.ledger().committed())
+        })?;
+        self.talk.send(Body::Records {
+            committed,
+            records: batch.records,
+        })
+    }
+
+    fn take_progress(
+        &self,
+        reached: &mut Lsn,
+        lane: Lane,
+        patience: std::time::Duration,
+    ) -> Result<(), Error> {
+        let mut patience = patience;
+        while let Some(body) = self.talk.receive(&self.inbox, patience)? {
+            let Body::Ack { durable } = body else {
+                return Err(self.talk.unexpected(&body, "Ack"));
+            };
+            if durable > *reached {
+                self.shared.step(|core, now| {
+                    let call = self.call(now);
+                    match lane {
+                        Lane::CatchUp => core.orchestrator.progress(call, durable),
+                        Lane::Tail => core.orchestrator.tail_progress(call, durable),
+                    }
+                })?;
+                *reached = durable;
+            }
+            patience = std::time::Duration::ZERO;
+        }
+        match self.shared.stopping() {
+            true => Err(Error::ShutDown),
+            false => Ok(()),
+        }
+    }
+
+    /// Ships what becomes durable here, until the primary stops or the connection ends (D3, D6).
+    pub(super) fn stream(&self, at: Lsn) -> Result<(), Error> {
+        self.talk.send(Body::InSync { lsn: at })?;
+        self.shared.set_extra(self.replica, |extra| {
+            extra.cause = None;
+            extra.chunks = None;
+            extra.live = Some(self.session);
+        });
+        let log = self.shared.volume.log();
+        let (mut shipped, mut told) = (at, Lsn::ZERO);
+        loop {
+            let stopping = self.shared.stopping();
+            let patience = u64::try_from(LOOK.as_nanos()).expect("a short time");
+            let durable = log.wait_durable_beyond(shipped, patience);
+            let committed = self.shared.synced()?;
+            if durable > shipped {
+                self.ship(LsnRange::new(shipped, durable), committed)?;
+                (shipped, told) = (durable, committed);
+            }
+            if committed > told {
+                self.talk.send(Body::Commit { committed })?;
+                told = committed;
+            }
+            self.hear_stream()?;
+            if stopping {
+                return self.talk.send(Body::Bye);
+            }
+        }
+    }
+
+    fn ship(&self, range: LsnRange, committed: Lsn) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        for record in self.shared.volume.log().read(range)? {
+            if let Some(full) = batch.push(record?) {
+                self.ship_records(full.records, range.through, committed)?;
+            }
+        }
+        self.ship_records(batch.records, range.through, committed)
+    }
+
+    fn ship_records(
+        &self,
+        records: Vec<Record>,
+        own_durable: Lsn,
+        committed: Lsn,
+    ) -> Result<(), Error> {
+        let last = records.last().map(Record::lsn);
+        let through = last.expect("a batch that is sent holds a record");
+        self.shared.step(|core, _| {
+            let orchestrator = &mut core.orchestrator;
+            orchestrator.ship(self.replica, self.session, through, own_durable)
+        })?;
+        self.talk.send(Body::Records { committed, records })
+    }
+
+    /// What the listener could not count: an acknowledgement that came before the stream began, or
+    /// one that breaks its rules.
+    fn hear_stream(&self) -> Result<(), Error> {
+        let now = std::time::Duration::ZERO;
+        while let Some(body) = self.talk.receive(&self.inbox, now)? {
+            let Body::Ack { durable } = body else {
+                return Err(self.talk.unexpected(&body, "Ack"));
+            };
+            self.shared.step(|core, now| {
+                let acknowledged = core.orchestrator.acknowledge(self.call(now), durable);
+                acknowledged.map(drop)
+            })?;
+        }
+        Ok(())
+    }
+}
