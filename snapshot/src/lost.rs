@@ -53,6 +53,18 @@ impl Lost {
         })
     }
 
+    /// The end of the piece that begins at `at`, and whether it may be lost.
+    pub(crate) fn piece(&self, at: u64, end: u64) -> (u64, bool) {
+        match self {
+            Lost::Nothing => (end, false),
+            Lost::Anything { .. } => (end, true),
+            Lost::Blocks { blocks, .. } => {
+                let (piece_end, value) = blocks.piece(at, end);
+                (piece_end, value.is_some())
+            }
+        }
+    }
+
     /// Why records beyond the applied ones cannot be had, if that is so.
     pub(crate) fn cause(&self) -> Option<&seawall_wal::Error> {
         match self {

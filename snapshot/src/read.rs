@@ -144,7 +144,14 @@ impl Volume {
         let mut lba = offset / size;
         let end = self.geometry.blocks;
         while lba < end {
-            let (piece_end, version) = read_lock(&self.head).index.piece(lba, end);
+            let head = read_lock(&self.head);
+            let (lost_end, lost) = head.lost.piece(lba, end);
+            if lost {
+                // A client that skips holes must not take a lost block for one (D14).
+                return Ok(Some(((lba * size).max(offset), lost_end * size)));
+            }
+            let (piece_end, version) = head.index.piece(lba, lost_end);
+            drop(head);
             let data = match version.map(|version| version.content) {
                 Some(Content::Payload { .. }) => Some(lba..piece_end),
                 Some(Content::Zeros | Content::Hole) => None,

@@ -94,7 +94,7 @@ fn a_second_process_on_a_volume_is_refused_and_changes_nothing() {
         vec!["reclaim", &volume, "--through", "1"],
         vec!["promote", &volume, "--epoch", "9"],
     ] {
-        seawall(&call).refused(2, &volume);
+        seawall(&call).refused(3, &volume);
         assert_eq!(contents(dir.path()), before, "{call:?} changed something");
     }
     drop(held);
@@ -163,7 +163,7 @@ fn a_full_disk_fails_the_import_and_leaves_a_sound_volume() {
 
 #[test]
 fn a_full_disk_fails_create_and_leaves_no_half_volume() {
-    let Some(small) = SmallDisk::mount("2M") else {
+    let Some(small) = SmallDisk::mount("8k") else {
         println!("not shown: mounting a tmpfs needs root");
         return;
     };

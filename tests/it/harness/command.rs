@@ -54,7 +54,8 @@ impl Ended {
 /// Runs any program to its end, without standard input.
 pub(crate) fn run<A: AsRef<OsStr>>(name: impl AsRef<OsStr>, args: &[A]) -> Ended {
     let mut command = Command::new(name.as_ref());
-    command.args(args).stdin(Stdio::null()).env("LC_ALL", "C");
+    command.args(args).stdin(Stdio::null());
+    command.env("LC_ALL", "C").env("RUST_BACKTRACE", "0");
     // Debian keeps mke2fs and e2fsck where a plain user's PATH does not look.
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
