@@ -5,6 +5,7 @@
 
 mod client;
 mod clients;
+mod daemon;
 mod extents;
 mod flags;
 mod kill;

@@ -18,7 +18,7 @@ fn qemu_io_reads_what_it_wrote_before_and_after_a_restart() {
         "read -P 0 2M 1M",
         "read -P 0x11 3M 1M",
     ];
-    let server = Server::start(home.path(), &["size=64M"]);
+    let server = Server::start(home.path(), &["size=64M", "segment-size=1M"]);
     server.qemu_io(&[
         "write -P 0xab 0 64k",
         "write -f -P 0xcd 64k 4k",
@@ -135,7 +135,7 @@ fn nbdcopy_brings_an_image_in_and_out_unchanged() {
 #[test]
 fn fio_verifies_random_writes_sixteen_at_a_time() {
     let home = scratch();
-    let server = Server::start(home.path(), &["size=16M"]);
+    let server = Server::start(home.path(), &["size=16M", "segment-size=1M"]);
     let ended = run(
         "fio",
         &[

@@ -53,7 +53,7 @@ fn check_map(server: &Server, contents: &[u8]) {
 #[test]
 fn zeroing_a_gigabyte_costs_neither_memory_nor_space() {
     let home = scratch();
-    let server = Server::start(home.path(), &["size=2G"]);
+    let server = Server::start(home.path(), &["size=2G", "segment-size=1M"]);
     let mut client = server.connect();
     client.write(0, 1 << 30, &[9; 8192]).unwrap();
     let (memory, space) = (server.peak_memory(), occupied(&volume(home.path())));
@@ -108,7 +108,7 @@ fn the_map_never_calls_data_a_hole() {
 #[test]
 fn an_empty_volume_is_one_hole_and_a_trimmed_range_becomes_one_again() {
     let home = scratch();
-    let server = Server::start(home.path(), &["size=64M"]);
+    let server = Server::start(home.path(), &["size=64M", "segment-size=1M"]);
     assert_eq!(map(&server), [(0, 64 << 20, true)]);
     let mut client = server.connect();
     client.write(0, 1 << 20, &vec![1; 2 << 20]).unwrap();

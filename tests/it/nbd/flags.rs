@@ -8,7 +8,7 @@ use crate::harness::{run, scratch};
 #[test]
 fn every_capability_is_advertised() {
     let home = scratch();
-    let server = Server::start(home.path(), &["size=64M"]);
+    let server = Server::start(home.path(), &["size=64M", "segment-size=1M"]);
     let info = run("nbdinfo", &["--json", &server.uri()]).ok();
     let info: Value = serde_json::from_str(&info.stdout).unwrap();
     let export = &info["exports"][0];
@@ -35,7 +35,10 @@ fn every_capability_is_advertised() {
 #[test]
 fn the_block_size_of_the_volume_is_the_preferred_one() {
     let home = scratch();
-    let server = Server::start(home.path(), &["size=1M", "block-size=512"]);
+    let server = Server::start(
+        home.path(),
+        &["size=1M", "block-size=512", "segment-size=1M"],
+    );
     let info = run("nbdinfo", &["--json", &server.uri()]).ok();
     let info: Value = serde_json::from_str(&info.stdout).unwrap();
     assert_eq!(info["exports"][0]["block_size_preferred"], 512, "{info:#}");

@@ -161,7 +161,7 @@ fn what_any_connection_flushed_survives_a_kill_under_load() {
 #[test]
 fn a_flush_on_one_connection_covers_writes_answered_on_another() {
     let home = scratch();
-    let server = Server::start(home.path(), &["size=1M"]);
+    let server = Server::start(home.path(), &["size=1M", "segment-size=1M"]);
     let (mut writer, mut flusher) = (server.connect(), server.connect());
     writer.write(0, 0, &[3; 64 << 10]).unwrap();
     flusher.flush().unwrap();
@@ -175,7 +175,7 @@ fn a_flush_on_one_connection_covers_writes_answered_on_another() {
 #[test]
 fn fua_of_write_zero_and_trim_survives_a_kill_without_a_flush() {
     let home = scratch();
-    let server = Server::start(home.path(), &["size=1M"]);
+    let server = Server::start(home.path(), &["size=1M", "segment-size=1M"]);
     let mut client = server.connect();
     client.write(FUA, 0, &[3; 64 << 10]).unwrap();
     client.zero(FUA, 16 << 10, 16 << 10).unwrap();

@@ -8,7 +8,7 @@ use crate::harness::scratch;
 #[test]
 fn a_client_that_hangs_up_in_a_write_changes_nothing_for_the_others() {
     let home = scratch();
-    let server = Server::start(home.path(), &["size=4M"]);
+    let server = Server::start(home.path(), &["size=4M", "segment-size=1M"]);
     let mut steady = server.connect();
     for round in 1..=20_u8 {
         let bytes = vec![round; 1 << 20];

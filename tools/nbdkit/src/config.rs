@@ -40,7 +40,8 @@ impl Config {
     /// Takes one parameter.
     ///
     /// # Errors
-    /// [`Error::UnknownKey`], [`Error::Repeated`], [`Error::BadValue`], [`Error::DuplicateReplica`].
+    /// [`Error::UnknownKey`], [`Error::Repeated`], [`Error::BadValue`],
+    /// [`Error::DuplicateReplica`].
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
         match key {
             "dir" => once("dir", &mut self.dir, absolute(value)?),

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - N1 No panic crosses into C: every callback answers EIO instead.
-//! - N2 nbdkit forks between `get_ready` and `after_fork`: no thread, lock or socket is made before.
+//! - N2 nbdkit forks between `get_ready` and `after_fork`: what is opened before is closed before.
 //! - N3 All connections share one engine, so a flush on one covers the writes of all.
 //! - N4 A range is called a hole only when the engine says that it holds no data.
 
