@@ -179,13 +179,12 @@ impl Cast<'_> {
     fn kill_in_the_middle(&mut self) -> Result<(), Error> {
         let (from, length) = self.part(ELSEWHERE, ALL);
         let input = word(&self.stage.input);
-        let started = edge::now();
+        let (started, acknowledged) = (edge::now(), self.head);
         self.tell(&format!("write {from} {length} {from} {input}"))?;
         edge::pause(self.half_of(length));
         self.kill_primary();
         let greeting = self.start_primary("r1", &["p", "r2"], &[])?;
         let durable = number(&greeting["durable"]);
-        let records = durable.saturating_sub(self.head);
         self.show(Step {
             step: "SIGKILL to r1 while it writes".into(),
             outcome: format!("replayed, {}", text(&greeting["end"])),
@@ -193,9 +192,9 @@ impl Cast<'_> {
                 "{} records valid through {durable}, committed {} is a lower bound",
                 greeting["records"], greeting["committed"]
             ),
-            after: self.head,
+            after: acknowledged,
             through: durable,
-            records,
+            records: durable.saturating_sub(acknowledged),
             bytes: 0,
             seconds: timeline::seconds(started.elapsed()),
         })?;
@@ -293,6 +292,7 @@ impl Cast<'_> {
         let mut primary = Node::start(home, &args, &self.stage.stop)?;
         let greeting = primary.json()?;
         self.home = home;
+        self.head = number(&greeting["durable"]);
         self.primary = Some(primary);
         Ok(greeting)
     }
