@@ -197,6 +197,7 @@ impl Ledger {
         self.advance()
     }
 
+    /// R7: committed never falls.
     fn advance(&mut self) -> Option<Lsn> {
         let confirmed = self.inherited.is_none();
         let acks: Vec<Lsn> = self

@@ -92,7 +92,7 @@ impl SessionIds {
     }
 }
 
-/// A moment of the one monotonic clock, in ticks. Only the caller knows the clock.
+/// A moment of the one monotonic clock, in ticks. R2: only the caller knows the clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u64);
 

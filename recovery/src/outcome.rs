@@ -254,7 +254,7 @@ pub enum Integrity {
     ControlUnreadable,
 }
 
-/// Decides what a replica needs, and proves it. One function for both, so that they cannot
+/// Decides what a replica needs, and proves it. R1: one function for both, so that they cannot
 /// disagree (H01, H02).
 #[must_use]
 pub fn classify(history: &History, replica: &ReplicaFacts) -> Decision {

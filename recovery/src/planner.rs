@@ -152,7 +152,7 @@ impl<P: Pin> Orchestrator<P> {
         self.log_confirmed(was, call.now);
     }
 
-    /// The facts have been seen under the pin: from here the decision stands.
+    /// R9: the facts have been seen under the pin, and from here the decision stands.
     fn plan_seen<S: Storage<Pin = P>>(
         &mut self,
         call: Call<'_>,

@@ -486,6 +486,7 @@ fn reached(reached: Lsn, target: Lsn) -> Result<(), Failure> {
     }
 }
 
+/// R10: nothing goes on from a base that was not checked as a whole.
 fn verified(base_verified: bool) -> Result<(), Failure> {
     match base_verified {
         true => Ok(()),

@@ -933,6 +933,7 @@ impl<P: Pin> Sender<P> {
         Ok(at)
     }
 
+    /// R8: the epoch rises, and what belongs to an older one ends in the same step.
     fn raise_epoch(
         &mut self,
         epoch: Epoch,

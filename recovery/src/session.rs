@@ -486,7 +486,7 @@ fn agreed(kind: Kind, range: LsnRange, truncate_to: Option<Lsn>) -> Result<Phase
     })
 }
 
-/// No record is sent or counted before the replica has cut (H21).
+/// R3: no record is sent or counted before the replica has cut (H21).
 const fn outstanding(truncation: Truncation) -> Result<(), Failure> {
     match truncation {
         Truncation::Required(required) => Err(Failure::TruncationOutstanding { required }),
