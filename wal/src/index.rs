@@ -169,7 +169,7 @@ pub(crate) fn read(disk: &Arc<dyn Disk>, segment: &SegmentFile, log: LogId) -> O
     decode(&bytes, log, segment.generation).ok()
 }
 
-fn encode(log: LogId, generation: u64, summary: &Summary) -> Vec<u8> {
+pub(crate) fn encode(log: LogId, generation: u64, summary: &Summary) -> Vec<u8> {
     use layout as at;
     let mut out = vec![0; at::BYTES];
     LittleEndian::write_u64(&mut out[at::MAGIC_AT..], MAGIC);

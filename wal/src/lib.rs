@@ -1,4 +1,109 @@
-//! A durable log on one machine.
+//! A durable log of block changes on one machine, and every touch of a file.
+//!
+//! Responsible for: the seam to files ([`disk`]), the bytes of the log ([`format`]), `meta`, group
+//! commit, replay after a crash, range reads with proof, truncation at the head, reclaim at the tail,
+//! and the registry of all pins.
+//!
+//! Not responsible for: peers, sockets, what an image is, when to checkpoint, what the ack rule of
+//! a cluster is, who is primary. It reads no clock but the one it is given, and its only thread, which
+//! prepares, seals, reclaims and marks, lies in one file and is replaced by stepping (D22).
+//!
+//! ```text
+//!  append, append_received          read, read_blocks, places, prove        reclaim, truncate, pins
+//!           |                                     |                                  |
+//!  +--------v-------------------------------------v----------------------------------v---------+
+//!  | log: one lock, never held across I/O        frontiers, index in memory, known damage       |
+//!  |   commit: whoever waits first leads: queue -> frames -> one sync -> everybody is told      |
+//!  |   walk + replay: facts from disk -> one of four rows     retention: pins -> reclaim floor  |
+//!  +-----------------+--------------------+--------------------+------------------+-------------+
+//!            record  |  frame             |  segment           |  index           |  meta
+//!         one change |  binds records     |  one file, many    |  copy of the     |  two copies of
+//!         and its    |  to one place in   |  lives, each with  |  headers of a    |  what must not
+//!         sum        |  one log           |  its generation    |  sealed segment  |  be forgotten
+//!  +-----------------+--------------------+--------------------+------------------+-------------+
+//!  | disk: submit(operation) -> token, completions: portable | io_uring | simulated             |
+//!  +--------------------------------------------------------------------------------------------+
+//! ```
+//!
+//! # Invariants
+//!
+//! - W1 `tail <= checkpoint <= committed <= durable <= head`, asserted whenever one of them moves.
+//! - W2 Durable never covers a record that no sync covers: it moves to what was written before the
+//!   sync was submitted, and nobody is told before that sync succeeded (L5).
+//! - W3 The first failed write or sync of the log is final: every later append, sync and close gets
+//!   its cause, nothing is retried, and durable stays readable (L3).
+//! - W4 LSNs are dense. A record gets its LSN and its place in the queue under one lock, frames
+//!   are written by one leader at a time in that order, and no (epoch, incarnation, LSN) names two
+//!   contents: a truncation ends the incarnation that wrote (L6, D2).
+//! - W5 An open syncs files, then directories, then reads (L4). What a reader was shown once does
+//!   not vanish with the next power cut.
+//! - W6 Damage above every recorded frontier is a torn tail: cut, and gone from the medium before
+//!   the next append. Damage at or below one is never cut: the log opens read-only and says what
+//!   is lost (L2, D14).
+//! - W7 A frame counts only in its chain: log, generation, place, sequence and digest of the frame
+//!   before (L1). A frame outside the chain is evidence about frontiers, never about records that
+//!   were cut or truncated (D13).
+//! - W8 Generations rise along the chain of segments and none is used twice; a segment is prepared
+//!   and durable before a seal names it, and sealed and durable before a frame goes to the next.
+//! - W9 A sealed index is written from read-back after the seal is durable; it never knows more
+//!   than its segment, and without it nothing is lost but time (D15).
+//! - W10 meta is durable before space is reused: a segment becomes free only behind meta's
+//!   `first_generation`, and only when no reader holds it.
+//! - W11 A range read gives every record of `(after, through]`, each verified, or a typed error
+//!   (L7). What it gives stays readable while the reader lives: it holds a pin, and a pin is checked
+//!   against the tail in the critical section that takes it.
+//! - W12 Bytes from disk never panic: lengths are bounded before anything is allocated, and what
+//!   contradicts the format is a [`Damage`].
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::Arc;
+//! use seawall_wal::disk::{self, Buffer, Choice};
+//! use seawall_wal::{
+//!     BlockSize, Change, Epoch, Geometry, Incarnation, Lba, Lineage, Log, LogId, LogMode, Lsn,
+//!     LsnRange, Meta, MetaContents, Role, SystemClock, VolumeId,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let temp = tempfile::tempdir()?;
+//! # let dir = temp.path().join("volume");
+//! let disk = disk::open_backend(Choice::Auto)?;
+//! disk::make_dir(disk.as_ref(), &dir)?;
+//! disk::make_dir(disk.as_ref(), &dir.join("wal"))?;
+//! disk::sync_dir(disk.as_ref(), &dir)?;
+//! let meta = Arc::new(Meta::create(&disk, &dir, MetaContents {
+//!     volume: VolumeId([7; 16]),
+//!     log: LogId([8; 16]),
+//!     geometry: Geometry { block_size: BlockSize::DEFAULT, blocks: 1 << 20, segment_bytes: 1 << 20 },
+//!     role: Role::Primary,
+//!     epoch: Epoch::new(1),
+//!     lineage: Lineage::default(),
+//!     committed: Lsn::ZERO,
+//!     tail: Lsn::ZERO,
+//!     origin: Lsn::ZERO,
+//!     first_generation: None,
+//!     generation_next: 1,
+//!     incarnation_next: Incarnation::new(1),
+//!     clean_close: None,
+//!     sections: Default::default(),
+//! })?);
+//! let clock = SystemClock::new();
+//! let (log, _replay) = Log::open(&disk, &dir, &meta, &clock, LogMode::Writable, Lsn::ZERO)?;
+//! log.start_incarnation(Epoch::new(1))?;
+//!
+//! let block = Buffer::copy_of(&[42; 4096]);
+//! let ticket = log.append(vec![Change::write(Lba(3), BlockSize::DEFAULT, block)])?;
+//! assert_eq!(ticket.wait()?, Lsn::new(1)); // durable
+//!
+//! let all = LsnRange::new(Lsn::ZERO, log.frontiers().head);
+//! for record in log.read(all)? {
+//!     assert_eq!(record?.payload()[..], [42; 4096]);
+//! }
+//! log.close()?;
+//! # Ok(())
+//! # }
+//! ```
 mod block;
 mod clock;
 mod commit;
@@ -7,6 +112,10 @@ mod crash_tests;
 pub mod disk;
 mod edge;
 mod error;
+#[doc = include_str!("../FORMAT.md")]
+pub mod format {}
+#[cfg(test)]
+mod format_tests;
 mod frame;
 mod index;
 mod inspect;

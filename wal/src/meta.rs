@@ -339,7 +339,7 @@ type Le = LittleEndian;
 const GROWS: &str = "a vector takes every byte";
 
 impl MetaContents {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024);
         out.extend_from_slice(&self.volume.0);
         out.extend_from_slice(&self.log.0);
