@@ -75,9 +75,9 @@ impl Edge {
     )]
     pub(crate) fn start(volume: &Arc<Volume>) {
         let edge = &volume.edge;
-        let Some(soft) = edge.background.retained_bytes_soft else {
+        if edge.background.retained_bytes_soft.is_none() {
             return;
-        };
+        }
         if volume.disk.is_stepped() {
             // D22: the simulator runs everything on one thread and steps this by itself.
             return;
@@ -86,7 +86,7 @@ impl Edge {
         let weak = Arc::downgrade(volume);
         let spawned = std::thread::Builder::new()
             .name("seawall-capture".into())
-            .spawn(move || run(&signal, &weak, soft));
+            .spawn(move || run(&signal, &weak));
         match spawned {
             Ok(thread) => *lock(&edge.thread) = Some(thread),
             Err(error) => tracing::error!(%error, "no thread for checkpoints: the log will grow"),
@@ -127,13 +127,13 @@ impl Edge {
     }
 }
 
-fn run(signal: &(Mutex<Signal>, Condvar), volume: &Weak<Volume>, soft: u64) {
+fn run(signal: &(Mutex<Signal>, Condvar), volume: &Weak<Volume>) {
     let mut again = false;
     while wait(signal, again) {
         let Some(volume) = volume.upgrade() else {
             return;
         };
-        again = match step(&volume, soft) {
+        again = match step(&volume) {
             Ok(behind) => behind,
             Err(error) => {
                 tracing::warn!(%error, "a background checkpoint failed and will be tried again");
@@ -160,7 +160,10 @@ fn wait(signal: &(Mutex<Signal>, Condvar), again: bool) -> bool {
 }
 
 /// Brings the retained log below the watermark; `true` when something still holds it above.
-fn step(volume: &Volume, soft: u64) -> Result<bool, Error> {
+pub(crate) fn step(volume: &Volume) -> Result<bool, Error> {
+    let Some(soft) = volume.edge.background.retained_bytes_soft else {
+        return Ok(false);
+    };
     volume.commit_if_alone()?;
     if volume.log.retained_bytes() <= soft {
         return Ok(false);

@@ -178,11 +178,10 @@ impl ImageView {
     /// Keeps what a checkpoint of `touched` is about to overwrite. When that is impossible the view
     /// is broken, because a view stops no checkpoint (D10).
     pub(crate) fn keep(&self, touched: &Index) {
-        let result = match read_lock(&self.kept).broken {
-            true => return,
-            false => self.try_keep(touched),
-        };
-        if let Err(error) = result {
+        if self.is_broken() {
+            return;
+        }
+        if let Err(error) = self.try_keep(touched) {
             tracing::warn!(checkpoint = %self.checkpoint, %error, "a pinned view is broken");
             *write_lock(&self.kept) = Kept {
                 broken: true,

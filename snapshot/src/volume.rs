@@ -282,6 +282,15 @@ impl Volume {
         Ok(self.log.reclaim(lsn)?)
     }
 
+    /// One round of background work, as the edge thread does it: brings the retained log below the
+    /// watermark. `true` when something still holds it above. For simulators.
+    ///
+    /// # Errors
+    /// As [`Volume::checkpoint`].
+    pub fn step(&self) -> Result<bool, Error> {
+        crate::edge::step(self)
+    }
+
     /// Replica: drops every record above `after` (log and block index).
     ///
     /// # Errors

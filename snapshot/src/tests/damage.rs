@@ -1,0 +1,184 @@
+//! Damaged images and logs: found, named, and never read as good.
+
+use super::*;
+use crate::Untrusted;
+
+const IMAGE: &str = "/volume/base/1/image";
+const SUMS: &str = "/volume/base/1/sums";
+
+/// Block 3 at LSN 1 and block 4 at LSN 2, both in the image.
+fn captured(sim: &Arc<SimDisk>) -> Arc<Volume> {
+    let volume = Place::simulated(sim).primary();
+    put(&volume, 3, 30);
+    put(&volume, 4, 40);
+    volume.checkpoint(None).unwrap();
+    volume
+}
+
+fn read(volume: &Volume, lba: u64) -> Result<(), Error> {
+    volume.read(lba * BLOCK as u64, &mut [0; BLOCK])
+}
+
+#[test]
+fn a_damaged_block_is_repaired_from_the_log_while_it_holds_the_version() {
+    let sim = SimDisk::new(1);
+    let volume = captured(&sim);
+    sim.flip(IMAGE.as_ref(), 3 * BLOCK as u64 + 5, 1).unwrap();
+    assert_eq!(get(&volume, 3), 30);
+    assert_eq!(volume.base_state().untrusted, None);
+    let found = damage_of(&volume);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].file, Path::new(IMAGE));
+    assert_eq!(found[0].offset, 3 * BLOCK as u64);
+    assert_eq!(found[0].blocks, Some((3, 1)));
+}
+
+#[test]
+fn a_damaged_block_that_nothing_repairs_is_refused_by_name() {
+    let sim = SimDisk::new(1);
+    let volume = captured(&sim);
+    volume.advance_tail(lsn(2)).unwrap();
+    sim.flip(IMAGE.as_ref(), 3 * BLOCK as u64, 0x80).unwrap();
+    assert!(matches!(
+        read(&volume, 3),
+        Err(Error::ImageDamaged { lba, .. }) if lba.0 == 3
+    ));
+    assert_eq!(get(&volume, 4), 40);
+    assert_eq!(volume.base_state().untrusted, Some(Untrusted::BlockDamaged));
+    let view = volume.state_at(lsn(2), "test").unwrap();
+    let mut out = [0; BLOCK];
+    assert!(matches!(
+        view.read(3 * BLOCK as u64, &mut out),
+        Err(Error::ImageDamaged { lba, .. }) if lba.0 == 3
+    ));
+    // A new version heals it.
+    put(&volume, 3, 31);
+    assert_eq!(get(&volume, 3), 31);
+    volume.checkpoint(None).unwrap();
+    assert_eq!(damage_of(&volume), []);
+}
+
+#[test]
+fn a_flipped_bit_or_a_lost_page_of_the_sums_is_found() {
+    for damage in [&[0xff_u8; 16][..], &[0; 4096][..]] {
+        let sim = SimDisk::new(1);
+        let volume = captured(&sim);
+        volume.advance_tail(lsn(2)).unwrap();
+        let at = match damage.len() {
+            16 => 4 * 16,
+            _ => 0,
+        };
+        let file = sim.read_file(SUMS.as_ref()).unwrap();
+        let damage = &damage[..damage.len().min(file.len())];
+        sim.overwrite(SUMS.as_ref(), at, damage).unwrap();
+        assert!(matches!(
+            read(&volume, 4),
+            Err(Error::ImageDamaged { lba, .. }) if lba.0 == 4
+        ));
+        let found = damage_of(&volume);
+        assert!(found.iter().any(|found| found.blocks == Some((4, 1))));
+    }
+}
+
+#[test]
+fn a_block_and_its_sum_that_both_went_back_in_time_are_found_by_the_digest() {
+    let sim = SimDisk::new(1);
+    let volume = captured(&sim);
+    volume.advance_tail(lsn(2)).unwrap();
+    sim.overwrite(IMAGE.as_ref(), 4 * BLOCK as u64, &[0; BLOCK])
+        .unwrap();
+    sim.overwrite(SUMS.as_ref(), 4 * 16, &[0; 16]).unwrap();
+    let found = damage_of(&volume);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].file, Path::new(SUMS));
+}
+
+/// Blocks 0..50 at LSN 1..50, closed cleanly, then one bit of the payload of record 40 flipped.
+fn damaged_log() -> (Arc<SimDisk>, PathBuf, u64) {
+    let sim = SimDisk::new(1);
+    let volume = Place::simulated(&sim).primary();
+    for value in 1..=50u8 {
+        put(&volume, u64::from(value), value);
+    }
+    volume.close().unwrap();
+    for path in sim.paths().into_iter().filter(|path| wal(path)) {
+        let Ok(bytes) = sim.read_file(&path) else {
+            continue;
+        };
+        let payload = bytes.windows(BLOCK).position(|bytes| bytes == [40; BLOCK]);
+        if let Some(at) = payload {
+            let at = at as u64;
+            sim.flip(&path, at + 17, 4).unwrap();
+            return (sim, path, at);
+        }
+    }
+    panic!("record 40 lies in no segment");
+}
+
+#[test]
+fn a241_above_damage_nothing_is_served_and_nothing_is_written() {
+    let (sim, path, offset) = damaged_log();
+    let place = Place::simulated(&sim);
+    let volume = place.try_open("volume", Access::Primary).unwrap();
+    assert_eq!(volume.log().applied(), lsn(39));
+    assert!(matches!(
+        volume.write(0, &[1; BLOCK], Durability::Volatile),
+        Err(Error::Log(seawall_wal::Error::ReadOnly { .. }))
+    ));
+    assert_eq!(get(&volume, 39), 39);
+    assert_eq!(get(&volume, 60), 0);
+    // The newest version of 40 is damaged, and that of 41 is not applied.
+    for lba in [40, 41, 50] {
+        assert!(matches!(
+            read(&volume, lba),
+            Err(Error::NotApplied { lba: first, .. }) if first.0 == lba
+        ));
+    }
+    assert_eq!(state(&volume, 39).len(), 39);
+    assert!(matches!(
+        volume.state_at(lsn(40), "test"),
+        Err(Error::Log(seawall_wal::Error::Corrupt(corrupt))) if corrupt.path == path
+    ));
+    let found = damage_of(&volume);
+    let at_40 = |found: &&crate::DamageFound| found.lsn == Some(lsn(40));
+    let found = found.iter().find(at_40).expect("LSN 40 is named");
+    assert_eq!((&found.file, found.offset), (&path, offset));
+    assert_eq!(found.blocks, Some((40, 1)));
+}
+
+#[test]
+fn a241_inspection_says_the_same_and_changes_nothing() {
+    let (sim, path, offset) = damaged_log();
+    let changes = sim.changes();
+    let place = Place::simulated(&sim);
+    let volume = place.try_open("volume", Access::ReadOnly).unwrap();
+    let found = damage_of(&volume);
+    assert!(
+        found.iter().any(|found| found.file == path
+            && found.offset == offset
+            && found.lsn == Some(lsn(40))),
+        "{found:?}"
+    );
+    volume.close().unwrap();
+    assert_eq!(sim.changes(), changes);
+}
+
+#[test]
+fn a_torn_tail_is_no_damage() {
+    let sim = SimDisk::new(1);
+    let volume = Place::simulated(&sim).primary();
+    put(&volume, 1, 1);
+    for value in 2..=9 {
+        let bytes = vec![value; 3 * BLOCK];
+        volume.write(0, &bytes, Durability::Volatile).unwrap();
+    }
+    let handle = volume.log().clone();
+    let _ = handle.sync();
+    for seed in 0..10 {
+        let after = sim.crash(seed);
+        let inspected = Place::simulated(&after)
+            .try_open("volume", Access::ReadOnly)
+            .unwrap();
+        assert_eq!(damage_of(&inspected), [], "seed {seed}");
+    }
+}

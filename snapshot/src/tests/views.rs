@@ -1,0 +1,172 @@
+//! Pinned views while the volume moves on.
+
+use super::*;
+use crate::{CHUNK_BYTES, Chunk, Chunks, chunk_digest};
+use seawall_wal::IoOp;
+use seawall_wal::PinKind;
+use seawall_wal::disk::sim::{Effect, Fault};
+
+#[test]
+fn a234_a_snapshot_pin_reads_the_old_state_during_and_after_a_checkpoint() {
+    let sim = SimDisk::new(1);
+    let volume = Place::simulated(&sim).primary();
+    for value in 1..=50 {
+        put(&volume, u64::from(value % 10), value);
+    }
+    volume.checkpoint(Some(lsn(50))).unwrap();
+    let before = state(&volume, 50);
+    let pin = volume.pin_snapshot("rebuild").unwrap();
+    for value in 51..=100 {
+        put(&volume, u64::from(value % 20), value);
+    }
+    volume
+        .trim(0, 5 * BLOCK as u64, Durability::Durable)
+        .unwrap();
+    volume.checkpoint(Some(lsn(75))).unwrap();
+    assert_eq!(contents(&pin), before);
+    volume.checkpoint(None).unwrap();
+    assert_eq!(contents(&pin), before);
+    assert_eq!(pin.lsn(), lsn(50));
+    assert_eq!(pin.digest().unwrap(), digest_of(&before));
+    assert_eq!(get(&volume, 15), 95);
+    // The log after the view stays for its tail.
+    assert_eq!(volume.advance_tail(lsn(101)).unwrap(), lsn(50));
+    let tail = pin.wal_pin("stream").unwrap();
+    drop(pin);
+    assert_eq!(tail.after(), lsn(50));
+    assert_eq!(volume.advance_tail(lsn(101)).unwrap(), lsn(50));
+    drop(tail);
+    assert_eq!(volume.advance_tail(lsn(101)).unwrap(), lsn(101));
+    assert_eq!(damage_of(&volume), []);
+}
+
+#[test]
+fn a235_a_base_pin_reads_its_target_whatever_is_written_and_captured() {
+    let volume = Place::simulated(&SimDisk::new(1)).primary();
+    for value in 1..=100 {
+        put(&volume, u64::from(value % 16), value);
+        if value == 50 {
+            volume.checkpoint(None).unwrap();
+        }
+    }
+    let expected = state(&volume, 100);
+    let pin = volume.pin_base(lsn(100), "full base").unwrap();
+    assert_eq!(pin.checkpoint(), Some(lsn(50)));
+    for value in 101..=200 {
+        put(&volume, u64::from(value % 24), value);
+        if value == 175 {
+            volume.checkpoint(Some(lsn(150))).unwrap();
+        }
+    }
+    assert_eq!(contents(&pin), expected);
+    assert_eq!(pin.digest().unwrap(), digest_of(&expected));
+    assert_eq!(volume.base_state().checkpoint, lsn(150));
+}
+
+#[test]
+fn a_base_above_durable_is_refused() {
+    let volume = Place::simulated(&SimDisk::new(1)).primary();
+    put(&volume, 1, 1);
+    let head = volume.write(0, &[2; BLOCK], Durability::Volatile).unwrap();
+    assert!(matches!(
+        volume.pin_base(head, "full base"),
+        Err(Error::Log(seawall_wal::Error::BeyondHead { through, head }))
+            if through == lsn(2) && head == lsn(1)
+    ));
+}
+
+#[test]
+fn pins_are_listed_with_their_owner_until_they_drop() {
+    let volume = Place::simulated(&SimDisk::new(1)).primary();
+    put(&volume, 1, 1);
+    let snapshot = volume.pin_snapshot("r1").unwrap();
+    let base = volume.pin_base(lsn(1), "r2").unwrap();
+    let listed = |kind, owner: &str| {
+        let pins = volume.pins();
+        pins.iter()
+            .any(|pin| pin.kind == kind && pin.owner == owner)
+    };
+    assert!(listed(PinKind::Snapshot, "r1") && listed(PinKind::Base, "r2"));
+    drop((snapshot, base));
+    assert_eq!(volume.pins(), []);
+}
+
+#[test]
+fn preserved_blocks_go_with_their_view_and_never_outlive_a_process() {
+    let sim = SimDisk::new(1);
+    let volume = Place::simulated(&sim).primary();
+    let preserved = |sim: &SimDisk| {
+        let paths = sim.paths();
+        let names = paths.iter().filter_map(|path| path.file_name()?.to_str());
+        names.filter(|name| name.starts_with("preserved-")).count()
+    };
+    let rewrite = |from: u8| {
+        put(&volume, 1, from);
+        volume.checkpoint(None).unwrap();
+        let pin = volume.pin_snapshot("test").unwrap();
+        put(&volume, 1, from + 1);
+        volume.checkpoint(None).unwrap();
+        assert_eq!(contents(&pin), [(1, from)]);
+        pin
+    };
+    let first = rewrite(10);
+    assert_eq!(preserved(&sim), 1);
+    drop(first);
+    assert_eq!(preserved(&sim), 0);
+    let _second = rewrite(20);
+    let after = sim.crash_keep_all();
+    assert_eq!(preserved(&after), 1);
+    let _volume = reopen(&after);
+    assert_eq!(preserved(&after), 0);
+}
+
+#[test]
+fn a_view_that_cannot_be_preserved_is_broken_and_stops_no_checkpoint() {
+    let sim = SimDisk::new(1);
+    let volume = Place::simulated(&sim).primary();
+    put(&volume, 1, 1);
+    volume.checkpoint(None).unwrap();
+    let pin = volume.pin_snapshot("slow replica").unwrap();
+    put(&volume, 1, 2);
+    let full = Effect::Fail(std::io::ErrorKind::StorageFull);
+    sim.inject(Fault::at(IoOp::Write, full).on("preserved-"));
+    assert_eq!(volume.checkpoint(None).unwrap(), lsn(2));
+    let mut out = [0; BLOCK];
+    assert!(matches!(
+        pin.read(BLOCK as u64, &mut out),
+        Err(Error::Log(seawall_wal::Error::PinBroken { after, .. })) if after == lsn(1)
+    ));
+    // A new pin gets a new view.
+    assert_eq!(contents(&volume.pin_snapshot("again").unwrap()), [(1, 2)]);
+}
+
+#[test]
+fn chunks_cover_a_view_in_order_with_holes_as_ranges() {
+    let place = Place::simulated(&SimDisk::new(1));
+    let mut options = options(Role::Primary);
+    // Five chunks, the last one short.
+    options.geometry = geometry(4 * 256 + 8);
+    place.create("volume", options);
+    let volume = place.open("volume");
+    put(&volume, 256, 5);
+    put(&volume, 4 * 256 + 7, 6);
+    let view = volume.state_at(lsn(2), "test").unwrap();
+    let chunks: Vec<Chunk> = Chunks::of(&view).map(Result::unwrap).collect();
+    let mut second = vec![0; CHUNK_BYTES];
+    second[..BLOCK].fill(5);
+    let mut last = vec![0; 8 * BLOCK];
+    last[7 * BLOCK..].fill(6);
+    let data = |index, bytes: Vec<u8>| Chunk::Data {
+        index,
+        digest: chunk_digest(&bytes),
+        bytes,
+    };
+    let zero = |first, count| Chunk::Zero { first, count };
+    assert_eq!(
+        chunks,
+        [zero(0, 1), data(1, second), zero(2, 2), data(4, last)]
+    );
+    let empty = volume.state_at(Lsn::ZERO, "test").unwrap();
+    let chunks: Vec<Chunk> = Chunks::of(&empty).map(Result::unwrap).collect();
+    assert_eq!(chunks, [zero(0, 5)]);
+}
