@@ -9,8 +9,8 @@
 //! An entry is valid iff its length is within the limit, its sum holds and its sequence follows the
 //! one before it. Entries behind the last valid one are a torn tail when no valid entry of a higher
 //! sequence lies behind it, and are cut; otherwise the log is damaged, and opening it fails. Every
-//! append is synced before it returns. A log over the limit is rewritten at open, in a new file that
-//! is renamed over the old one.
+//! append is synced before it returns. A log over its limit is rewritten, in a new file that is renamed
+//! over the old one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ const HEADER_BYTES: usize = 16;
 const PAYLOAD_BYTES_MAX: usize = 64 << 10;
 /// A log longer than this is rewritten at open.
 const REWRITE_BYTES: u64 = 256 << 10;
+/// A log that grew to this is rewritten while it is open: well above what a rewrite keeps.
+const REWRITE_BYTES_LIVE: u64 = 4 << 20;
 /// Recoveries and decisions that a rewrite keeps.
 const HISTORY_MAX: usize = 256;
 
@@ -118,10 +120,10 @@ impl StateLog {
             recoveries: Vec::new(),
         };
         scan.entries.into_iter().for_each(|entry| log.learn(entry));
-        match log.end > REWRITE_BYTES {
-            true => log.rewrite(disk, &folder),
-            false => Ok(log),
+        if log.end > REWRITE_BYTES {
+            log.rewrite()?;
         }
+        Ok(log)
     }
 
     /// What is remembered of `replica`.
@@ -142,7 +144,10 @@ impl StateLog {
         self.end += bytes.len() as u64;
         self.sequence += 1;
         self.learn(entry);
-        Ok(())
+        match self.end > REWRITE_BYTES_LIVE {
+            true => self.rewrite(),
+            false => Ok(()),
+        }
     }
 
     fn learn(&mut self, entry: Entry) {
@@ -195,25 +200,28 @@ impl StateLog {
         entries
     }
 
-    fn rewrite(self, disk: &Arc<dyn Disk>, folder: &Path) -> Result<StateLog, Error> {
-        let (old, new) = (folder.join(NAME), folder.join(NEW));
+    fn rewrite(&mut self) -> Result<(), Error> {
+        let disk = Arc::clone(self.file.disk());
+        let old = self.file.path().to_path_buf();
+        let new = old.with_file_name(NEW);
         let mut bytes = Vec::new();
         let mut sequence = self.sequence;
         for entry in self.essence() {
             sequence += 1;
             bytes.extend_from_slice(&encode(sequence, &entry));
         }
-        let file = File::open(disk, &new, OpenMode::CreateNew)?;
+        disk::remove(disk.as_ref(), &new)?;
+        let file = File::open(&disk, &new, OpenMode::CreateNew)?;
         file.write_bytes(0, Buffer::copy_of(&bytes))?;
         file.sync()?;
         disk::rename(disk.as_ref(), &new, &old)?;
+        let folder = old.parent().expect("the file lies in its folder");
         disk::sync_dir(disk.as_ref(), folder)?;
-        Ok(StateLog {
-            file,
-            end: bytes.len() as u64,
-            sequence,
-            ..self
-        })
+        // Opened by its final name, so that errors name it.
+        self.file = File::open(&disk, &old, OpenMode::ReadWrite)?;
+        self.end = bytes.len() as u64;
+        self.sequence = sequence;
+        Ok(())
     }
 }
 

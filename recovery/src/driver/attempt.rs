@@ -11,7 +11,7 @@ use super::conversation::{Conversation, INBOX_MAX};
 use super::core::Shared;
 use super::storage::{VolumePin, VolumeStorage};
 use super::tally::Tally;
-use crate::budget::Budget;
+use crate::budget::Peer;
 use crate::error::Error;
 use crate::failure::{Cancelled, Failure, Invalidation, Link as LinkEnd, StreamEnd};
 use crate::history::{IncompleteBase, ReplicaFacts, Standing};
@@ -22,6 +22,7 @@ use crate::outcome::{Asked, Verdict};
 use crate::plan::{Plan, Work};
 use crate::sender::State;
 use crate::session::{Kind, SessionOptions};
+use crate::state::Entry;
 use crate::transport::tcp;
 
 /// Time to set a connection up.
@@ -96,7 +97,7 @@ fn attempt(shared: &Shared, replica: &ReplicaId) -> Result<Next, Error> {
     let (session, epoch) = shared.step(|core, now| {
         let options = SessionOptions {
             kind,
-            budget: Budget::UNBOUNDED,
+            budget: shared.options.budget,
         };
         let session = core.orchestrator.attach(replica, options, now)?;
         core.orchestrator.connect(Call {
@@ -265,6 +266,7 @@ impl Attempt<'_> {
                 Err(error) => return Err(error),
             }
         };
+        self.remember_node(&facts)?;
         let Planned { plan, target } = planned;
         let mut tally = Tally::begin(self, &plan);
         let result = self.carry_out(&plan, target, &facts, &mut tally);
@@ -284,6 +286,20 @@ impl Attempt<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Which life of its directory answered us (D8).
+    fn remember_node(&self, facts: &ReplicaFacts) -> Result<(), Error> {
+        let mut core = self.shared.core();
+        if core.state.remembered(self.replica.as_str()).node == Some(facts.node) {
+            return Ok(());
+        }
+        let epoch = core.orchestrator.registry().epoch();
+        core.state.append(Entry::Sender {
+            replica: self.replica.to_string(),
+            epoch: epoch.get(),
+            node: Some(facts.node.to_string()),
+        })
     }
 
     /// A rebuild follows at once, where the policy allows it.
@@ -462,10 +478,24 @@ impl Attempt<'_> {
                     body => Ok(body),
                 };
             }
-            if self.shared.stopping() {
-                return Err(Error::ShutDown);
-            }
+            self.check_budget()?;
         }
+    }
+
+    /// Whether the session may go on: not while the primary stops, nor beyond its budget (H23).
+    pub(super) fn check_budget(&self) -> Result<(), Error> {
+        if self.shared.stopping() {
+            return Err(Error::ShutDown);
+        }
+        self.shared.step(|core, now| {
+            let orchestrator = &mut core.orchestrator;
+            let sender = orchestrator.registry().sender(self.replica)?;
+            // A session that is over, or a stream already, has nothing left to spend.
+            match sender.session_id() == Some(self.session) {
+                true => orchestrator.check_budget(self.call(now), Peer::Answers),
+                false => Ok(()),
+            }
+        })
     }
 
     /// Sets or clears the replica's own copy of the needs-rebuild mark.

@@ -15,6 +15,7 @@ use super::core::{Core, Extra, Shared};
 use super::storage::VolumePin;
 use super::{AckRule, CtlServer, Threads, serve_ctl};
 use crate::ack::Ledger;
+use crate::budget::Budget;
 use crate::error::Error;
 use crate::event::{Event, EventLog};
 use crate::id::{ReplicaId, SessionIds, Tick};
@@ -74,6 +75,8 @@ pub struct PrimaryOptions {
     pub listen: Option<String>,
     /// Allow addresses outside this machine without encryption.
     pub insecure: bool,
+    /// What one session may spend before it ends in needs rebuild (1.10).
+    pub budget: Budget,
     /// How long flush, FUA and the first write after a reopen wait for the ack rule (D6).
     pub commit_timeout: Duration,
 }
@@ -87,6 +90,7 @@ impl Default for PrimaryOptions {
             auto_rebuild: true,
             listen: None,
             insecure: false,
+            budget: Budget::UNBOUNDED,
             commit_timeout: Duration::from_secs(30),
         }
     }

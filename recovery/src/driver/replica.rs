@@ -54,6 +54,8 @@ struct Shared {
     ctl: Mutex<Option<CtlServer>>,
     gate: Mutex<Gate>,
     changed: Condvar,
+    /// What status shows of the session; a long step under the gate does not hide it.
+    stage: Mutex<Option<Stage>>,
 }
 
 /// Who may change the replica. Whatever a session applies, it applies under this lock, so nothing
@@ -66,7 +68,8 @@ struct Gate {
     current: Option<Current>,
     /// The session whose thread has not ended yet.
     running: Option<SessionId>,
-    connections: usize,
+    /// Every open connection, to be closed when the replica stops.
+    links: Vec<Link>,
     stopping: bool,
     failed: Option<Error>,
 }
@@ -75,7 +78,6 @@ struct Gate {
 struct Current {
     fence: Fence,
     link: Link,
-    stage: Stage,
 }
 
 impl Replica {
@@ -109,6 +111,7 @@ impl Replica {
             ctl: Mutex::new(None),
             gate: Mutex::new(Gate::default()),
             changed: Condvar::new(),
+            stage: Mutex::new(None),
         });
         if let Some(volume) = volume {
             shared.adopt(volume)?;
@@ -215,13 +218,15 @@ impl Shared {
                 ..Status::default()
             },
         };
-        let gate = self.gate();
         status.live = true;
         status.id = Some(self.id.clone());
-        status.epoch = status.epoch.max(gate.promised.get());
-        let stage = gate.current.as_ref().map(|current| current.stage.name());
-        status.link = Some(stage.unwrap_or("disconnected").into());
+        let stage = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        status.link = Some(stage.map_or("disconnected", Stage::name).into());
         status
+    }
+
+    fn show(&self, stage: Option<Stage>) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
     }
 
     /// Ends everything; a second call does nothing.
@@ -231,9 +236,7 @@ impl Shared {
             if std::mem::replace(&mut gate.stopping, true) {
                 return Ok(());
             }
-            if let Some(current) = &gate.current {
-                current.link.close();
-            }
+            gate.links.iter().for_each(|link| link.close());
         }
         self.changed.notify_all();
         self.listener.close();
@@ -290,10 +293,10 @@ fn accept(shared: &Arc<Shared>) {
             if gate.stopping {
                 return;
             }
-            if gate.connections >= CONNECTIONS_MAX {
+            if gate.links.len() >= CONNECTIONS_MAX {
                 continue;
             }
-            gate.connections += 1;
+            gate.links.push(Arc::clone(&link));
         }
         let serving = Arc::clone(shared);
         shared.threads.start("seawall-receiver", move || {
@@ -305,7 +308,8 @@ fn accept(shared: &Arc<Shared>) {
                 drop(link.send(&Message { fence, body }));
             }
             link.close();
-            serving.gate().connections -= 1;
+            let mut gate = serving.gate();
+            gate.links.retain(|other| !Arc::ptr_eq(other, &link));
         });
     }
 }
@@ -459,8 +463,8 @@ impl Session<'_> {
         gate.current = Some(Current {
             fence: self.fence,
             link: Arc::clone(self.link),
-            stage: Stage::Connected,
         });
+        self.shared.show(Some(Stage::Connected));
         Ok(gate)
     }
 
@@ -480,6 +484,9 @@ impl Session<'_> {
         }
         if self.is_current(&gate) {
             gate.current = None;
+        }
+        if gate.current.is_none() {
+            self.shared.show(None);
         }
         drop(gate);
         self.shared.changed.notify_all();
@@ -550,14 +557,12 @@ impl Session<'_> {
 
     /// Applies one message in the critical section that also decides who may (D5).
     fn apply(&self, receiver: &mut Receiver, body: Body) -> Result<Effect, Error> {
-        let mut gate = self.shared.gate();
+        let gate = self.shared.gate();
         if !self.is_current(&gate) {
             return Err(refuse(self.link, Refusal::Displaced));
         }
         let effect = receiver.on(body);
-        if let Some(current) = &mut gate.current {
-            current.stage = receiver.stage();
-        }
+        self.shared.show(Some(receiver.stage()));
         if let Ok(Effect::Switched(volume, _)) = &effect {
             self.shared.set_volume(Some(Arc::clone(volume)));
         }

@@ -1,12 +1,13 @@
 //! Sending the log: a catch-up to its frozen target, the tail of a rebuild, the live stream.
 
+use std::time::Duration;
+
 use seawall_wal::{Lsn, LsnRange, Record};
 
 use super::attempt::{Attempt, LOOK};
 use super::conversation::Batch;
 use super::storage::VolumeStorage;
 use super::tally::Tally;
-use crate::budget::Peer;
 use crate::error::Error;
 use crate::message::Body;
 
@@ -71,7 +72,7 @@ impl Attempt<'_> {
             for record in self.shared.volume.log().read(range)? {
                 if let Some(full) = batch.push(record?) {
                     self.send_batch(full, lane, tally)?;
-                    self.take_progress(&mut reached, lane, std::time::Duration::ZERO)?;
+                    self.take_progress(&mut reached, lane, Duration::ZERO)?;
                 }
             }
             self.send_batch(batch, lane, tally)?;
@@ -89,7 +90,6 @@ impl Attempt<'_> {
         let bytes = batch.bytes;
         let committed = self.shared.step(|core, now| {
             let call = self.call(now);
-            core.orchestrator.check_budget(call, Peer::Answers)?;
             if lane == Lane::CatchUp {
                 core.orchestrator.sent(call, through, bytes)?;
             }
@@ -105,7 +105,7 @@ impl Attempt<'_> {
         &self,
         reached: &mut Lsn,
         lane: Lane,
-        patience: std::time::Duration,
+        patience: Duration,
     ) -> Result<(), Error> {
         let mut patience = patience;
         while let Some(body) = self.talk.receive(&self.inbox, patience)? {
@@ -122,12 +122,9 @@ impl Attempt<'_> {
                 })?;
                 *reached = durable;
             }
-            patience = std::time::Duration::ZERO;
+            patience = Duration::ZERO;
         }
-        match self.shared.stopping() {
-            true => Err(Error::ShutDown),
-            false => Ok(()),
-        }
+        self.check_budget()
     }
 
     /// Ships what becomes durable here, until the primary stops or the connection ends (D3, D6).
@@ -188,7 +185,7 @@ impl Attempt<'_> {
     /// What the listener could not count: an acknowledgement that came before the stream began, or
     /// one that breaks its rules.
     fn hear_stream(&self) -> Result<(), Error> {
-        let now = std::time::Duration::ZERO;
+        let now = Duration::ZERO;
         while let Some(body) = self.talk.receive(&self.inbox, now)? {
             let Body::Ack { durable } = body else {
                 return Err(self.talk.unexpected(&body, "Ack"));

@@ -8,10 +8,12 @@ use seawall_wal::{BlockSize, Clock, Geometry, Role, SystemClock};
 use tempfile::TempDir;
 
 use super::*;
+use crate::state::StateLog;
 use crate::status::RecoveryRecord;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BLOCK: u64 = 4096;
+const BLOCK_BYTES: usize = 4096;
 const MIB: u64 = 1 << 20;
 
 /// Two places, a disk and a clock.
@@ -116,7 +118,7 @@ fn options(replicas: &[&Replica]) -> PrimaryOptions {
 impl Served {
     fn fill(&self, blocks: std::ops::Range<u64>, byte: u8) -> Lsn {
         for block in blocks {
-            let bytes = [byte.wrapping_add(block.to_le_bytes()[0]); BLOCK as usize];
+            let bytes = [byte.wrapping_add(block.to_le_bytes()[0]); BLOCK_BYTES];
             self.primary
                 .write(block * BLOCK, &bytes, Durability::Volatile)
                 .unwrap();
@@ -600,4 +602,253 @@ fn status_is_asked_over_tcp_and_through_the_ctl_socket() {
     served.stop();
     replica.shutdown().unwrap();
     assert_eq!(query_ctl(&lab.dir("p")).unwrap(), None);
+}
+
+/// Flips one bit of the record `lsn` in the log of `volume`.
+fn damage(lab: &Lab, volume: &Volume, lsn: Lsn) {
+    let payload = volume.log().read_record(lsn).unwrap();
+    let wal = volume.dir().join("wal");
+    for name in list(lab.disk.as_ref(), &wal).unwrap() {
+        let file = File::open(&lab.disk, &wal.join(name), OpenMode::ReadWrite).unwrap();
+        let length = usize::try_from(file.length().unwrap()).unwrap();
+        let bytes = file.read_exact(0, length).unwrap();
+        let header = payload.header().encode();
+        if let Some(at) = bytes.windows(64).position(|window| window == header) {
+            let mut flipped = [bytes[at + 48]];
+            flipped[0] ^= 1;
+            file.write_bytes(at as u64 + 48, Buffer::copy_of(&flipped))
+                .unwrap();
+            file.sync().unwrap();
+            return;
+        }
+    }
+    panic!("record {lsn} is not on disk");
+}
+
+// D15, L7
+#[test]
+fn a_record_that_cannot_be_read_ends_the_session_and_is_decided_again() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let served = lab.serve("p", PrimaryOptions::default());
+    served.fill(0..900, 1);
+    served.primary.volume().checkpoint(None).unwrap();
+    let end = served.fill(0..20, 2);
+    damage(&lab, served.primary.volume(), Lsn::new(30));
+    served.primary.shutdown();
+    let replica = lab.replica("r1");
+    let served = Served {
+        primary: {
+            let volume = lab.open("p", Access::Primary);
+            let options = options(&[&replica]);
+            Primary::start(&lab.disk, &lab.clock, volume, options).unwrap()
+        },
+    };
+    served.in_sync("r1", end);
+    assert_eq!(served.last("r1").source, "snapshot + tail");
+    let ended = served.primary.recoveries();
+    assert_eq!(ended[0].outcome, "catch-up");
+    assert!(ended[0].result.contains("LSN 30"), "{ended:#?}");
+    assert!(ended[1].proof.contains("corrupt"), "{ended:#?}");
+    assert_equal(served.primary.volume(), &replica, end);
+    replica.shutdown().unwrap();
+}
+
+/// A replica of nothing, as far as a test speaks for it.
+struct Impostor {
+    link: Link,
+    fence: Fence,
+}
+
+impl Impostor {
+    fn meet(listener: &crate::transport::tcp::Listener, durable: Lsn, like: &Volume) -> Impostor {
+        let link = listener.accept().unwrap().unwrap();
+        let hello = link.receive(PATIENCE).unwrap().unwrap();
+        let impostor = Impostor {
+            link,
+            fence: hello.fence,
+        };
+        impostor.say(Body::HelloReply(crate::message::HelloReply {
+            replica: "r1".into(),
+            node: seawall_wal::NodeIncarnation([1; 16]),
+            volume: hello.fence.volume,
+            durable,
+            checkpoint: Some(Lsn::ZERO),
+            intent: None,
+            committed: Lsn::ZERO,
+            incomplete_base: None,
+            needs_rebuild: false,
+            promised: Epoch::default(),
+            lineage: like.log().lineage().through(durable),
+        }));
+        impostor
+    }
+
+    fn say(&self, body: Body) {
+        let fence = self.fence;
+        self.link.send(&Message { fence, body }).unwrap();
+    }
+
+    /// The next message that is not about liveness; `None` when the primary hung up.
+    fn hear(&self) -> Option<Body> {
+        loop {
+            match self.link.receive(PATIENCE) {
+                Ok(Some(Message {
+                    body: Body::Alive, ..
+                })) => {}
+                Ok(message) => return Some(message.expect("the primary speaks in time").body),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Goes along with a rebuild, and claims this digest at the end.
+    fn install(&self, digest: seawall_snapshot::Digest) {
+        while let Some(body) = self.hear() {
+            match body {
+                Body::Mark { .. } => self.say(Body::Marked),
+                Body::BaseBegin(_) => self.say(Body::BaseReady { compare: false }),
+                Body::BaseEnd { chunks, .. } => {
+                    let lsn = Lsn::new(100);
+                    self.say(Body::BaseInstalled { lsn, chunks });
+                }
+                Body::DigestQuery { lsn } => self.say(Body::DigestReply { lsn, state: digest }),
+                Body::Chunk { .. } | Body::ZeroChunks { .. } => {}
+                other => panic!("{} is not due", other.name()),
+            }
+        }
+    }
+}
+
+fn impostor_options(listener: &crate::transport::tcp::Listener) -> PrimaryOptions {
+    PrimaryOptions {
+        replicas: vec![ReplicaAddress {
+            id: "r1".into(),
+            address: listener.address().to_string(),
+        }],
+        ..PrimaryOptions::default()
+    }
+}
+
+// L-B4, A136: the base arrived whole, and still the states differ.
+#[test]
+fn a_replica_whose_state_digest_differs_is_never_in_sync() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let served = lab.serve("p", PrimaryOptions::default());
+    served.fill(0..100, 1);
+    served.stop();
+    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let full = PrimaryOptions {
+        rebuild_full: true,
+        ..impostor_options(&listener)
+    };
+    let served = lab.serve("p", full);
+    let volume = served.primary.volume();
+    Impostor::meet(&listener, Lsn::ZERO, volume).install(seawall_snapshot::Digest(7));
+    let record = served.recovered("r1", "rebuild");
+    assert!(record.result.contains("state digest"), "{record:#?}");
+    assert!(served.primary.status().replicas[0].needs_rebuild);
+    assert!(!served.primary.wait_in_sync("r1", Lsn::ZERO, Duration::ZERO));
+    served.stop();
+    // The mark was durable before the first byte was sent (D8).
+    let state = StateLog::open(&lab.disk, &lab.dir("p")).unwrap();
+    assert_eq!(
+        state.remembered("r1").mark.as_deref(),
+        Some("transfer-began")
+    );
+}
+
+// H24, A109
+#[test]
+fn an_acknowledgement_of_what_was_never_shipped_ends_the_stream() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: PATIENCE,
+        ..impostor_options(&listener)
+    };
+    let served = lab.serve("p", quorum);
+    let impostor = Impostor::meet(&listener, Lsn::ZERO, served.primary.volume());
+    assert!(matches!(impostor.hear(), Some(Body::InSync { lsn }) if lsn.is_zero()));
+    impostor.say(Body::Ack {
+        durable: Lsn::new(5),
+    });
+    assert!(impostor.hear().is_none(), "the primary hangs up");
+    let committed = served.primary.status().committed;
+    assert_eq!(committed, 0);
+    served.stop();
+}
+
+// L-S2: the fence is checked before any effect.
+#[test]
+fn a_message_of_another_session_has_no_effect() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        ..impostor_options(&listener)
+    };
+    let served = lab.serve("p", quorum);
+    let mut impostor = Impostor::meet(&listener, Lsn::ZERO, served.primary.volume());
+    assert!(matches!(impostor.hear(), Some(Body::InSync { .. })));
+    let lsn = served
+        .primary
+        .write(0, &[1; BLOCK_BYTES], Durability::Volatile)
+        .unwrap();
+    served.primary.volume().flush().unwrap();
+    assert!(matches!(impostor.hear(), Some(Body::Records { .. })));
+    let session = impostor.fence.session.as_mut().unwrap();
+    session.counter += 1;
+    impostor.say(Body::Ack { durable: lsn });
+    assert!(impostor.hear().is_none(), "the primary hangs up");
+    assert_eq!(served.primary.status().committed, 0);
+    served.stop();
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Debug, Default)]
+struct HandClock(std::sync::atomic::AtomicU64);
+
+impl Clock for HandClock {
+    fn unix_ns(&self) -> u64 {
+        0
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.0.load(std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+// D7, L-S5
+#[test]
+fn silence_ends_a_connection_and_nothing_else() {
+    use super::conversation::{Conversation, SILENCE};
+    let (primary, replica) = crate::transport::memory::pair();
+    let hand = Arc::new(HandClock::default());
+    let clock: Arc<dyn Clock> = Arc::clone(&hand) as Arc<dyn Clock>;
+    let talk = Conversation::new(primary, Fence::default(), &clock);
+    let (inbox, speaker) = std::sync::mpsc::sync_channel(1);
+    beside(
+        "listener",
+        || talk.listen(&inbox, Some),
+        || {
+            let body = Body::Ack { durable: Lsn::ZERO };
+            let fence = Fence::default();
+            replica.send(&Message { fence, body }).unwrap();
+            assert!(
+                speaker.recv_timeout(PATIENCE).is_ok(),
+                "a live peer is heard"
+            );
+            let past = u64::try_from(SILENCE.as_nanos()).unwrap();
+            hand.0.store(past, std::sync::atomic::Ordering::Release);
+        },
+    );
+    assert!(matches!(talk.cause(), Some(Error::Silent { silent, .. }) if silent >= SILENCE));
+    // The listener has said that we are alive before it gave up.
+    let alive = replica.receive(PATIENCE).unwrap().unwrap();
+    assert!(matches!(alive.body, Body::Alive));
 }
