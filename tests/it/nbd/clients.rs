@@ -1,8 +1,8 @@
 //! Other people's clients, and every alignment.
 
 use super::client::{FUA, NO_HOLE};
-use super::server::{Server, verify};
-use crate::harness::{Random, run, scratch, seeds};
+use super::server::{Server, verify, volume};
+use crate::harness::{Random, run, scratch, seawall, seeds};
 
 const BLOCK: u64 = 4096;
 
@@ -158,4 +158,23 @@ fn fio_verifies_random_writes_sixteen_at_a_time() {
     assert!(ended.stdout.contains("err= 0"), "{ended:#?}");
     server.stop();
     verify(home.path());
+}
+
+#[test]
+fn status_answers_while_the_volume_is_served() {
+    let home = scratch();
+    let server = Server::start(home.path(), &["size=1M", "segment-size=1M"]);
+    let mut client = server.connect();
+    client.write(FUA, 0, &[7; 4096]).unwrap();
+    let status = seawall(&[
+        "status".as_ref(),
+        volume(home.path()).as_os_str(),
+        "--json".as_ref(),
+    ]);
+    let status = status.ok().json();
+    assert_eq!(status["live"], true, "{status:#}");
+    assert_eq!(status["durable"], status["head"], "{status:#}");
+    assert!(status["head"].as_u64() >= Some(1), "{status:#}");
+    drop(client);
+    server.stop();
 }

@@ -1,26 +1,36 @@
 //! A volume without replicas: committed follows its own durable frontier (D1).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use seawall_recovery::{CtlServer, Status, serve_ctl};
 use seawall_snapshot::{Durability, Volume};
 
 use crate::engine::Engine;
 use crate::error::Error;
 
-/// A volume that nobody else keeps a copy of.
+/// A volume, and the socket that answers `seawall status` while it is open (D24).
 #[derive(Debug)]
 pub struct Alone {
     volume: Arc<Volume>,
+    ctl: Mutex<Option<CtlServer>>,
 }
 
 impl Alone {
     /// Serves `volume`, which was opened with `Access::Primary`.
     ///
     /// # Errors
-    /// As `Volume::commit_best_effort`.
+    /// As `Volume::commit_best_effort` and `serve_ctl`.
     pub fn start(volume: Arc<Volume>) -> Result<Alone, Error> {
         volume.commit_best_effort()?;
-        Ok(Alone { volume })
+        let seen = Arc::clone(&volume);
+        let answer = move || {
+            let mut status = Status::of_volume(&seen);
+            status.live = true;
+            status.to_json()
+        };
+        let ctl = serve_ctl(volume.dir(), Arc::new(answer))?;
+        let ctl = Mutex::new(Some(ctl));
+        Ok(Alone { volume, ctl })
     }
 }
 
@@ -73,6 +83,8 @@ impl Engine for Alone {
     }
 
     fn close(&self) -> Result<(), Error> {
+        // First of all: no status of a volume that is being closed.
+        *self.ctl.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(self.volume.close()?)
     }
 }
