@@ -50,7 +50,8 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 fn check_geometry(geometry: &Geometry) -> Result<(), Error> {
     let refuse = |what, value| Err(Error::Log(seawall_wal::Error::Geometry { what, value }));
     let segment = geometry.segment_bytes;
-    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment) || segment % 4096 != 0 {
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment) || !segment.is_multiple_of(4096)
+    {
         return refuse(
             "segment size must be a multiple of 4096 from 1 MiB to 1 GiB",
             segment,

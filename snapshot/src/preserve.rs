@@ -164,10 +164,9 @@ impl ImageView {
                 Some(Old::Zero) => {}
                 Some(Old::Slot { .. } | Old::Damaged) => return Ok(Some(piece)),
                 None => {
-                    if let Some(data) = self.image.next_data(piece.start)? {
-                        if data.start < piece.end {
-                            return Ok(Some(data.start..data.end.min(piece.end)));
-                        }
+                    let data = self.image.next_data(piece.start)?;
+                    if let Some(data) = data.filter(|data| data.start < piece.end) {
+                        return Ok(Some(data.start..data.end.min(piece.end)));
                     }
                 }
             }

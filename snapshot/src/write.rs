@@ -181,7 +181,7 @@ mod tests {
         let pieces: Vec<_> = split(100, 250, 128).collect();
         assert_eq!(pieces, [100..128, 128..256, 256..350]);
         assert_eq!(split(128, 0, 128).count(), 0);
-        assert_eq!(split(128, 128, 128).collect::<Vec<_>>(), [128..256]);
+        assert_eq!(split(128, 128, 128).last(), Some(128..256));
     }
 
     #[test]
