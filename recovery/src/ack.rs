@@ -141,8 +141,8 @@ impl Ledger {
     }
 
     /// A replica holds records above our end under our last lineage entry. They may have been
-    /// acknowledged, so the rule has to cover them too before we are confirmed; our own sync is part
-    /// of the rule, so they have to be fetched first (D1).
+    /// acknowledged, so the rule has to cover them too before we are confirmed; our own sync is
+    /// part of the rule, so they have to be fetched first (D1).
     pub fn found_above(&mut self, through: Lsn) {
         if let Some(inherited) = &mut self.inherited {
             *inherited = through.max(*inherited);

@@ -27,19 +27,19 @@
 //!
 //! - R1 Outcome and proof come from one function over facts read from storage; they never disagree.
 //! - R2 Nothing that decides reads a clock, a socket or a file.
-//! - R3 The target of a session is frozen. Progress is what the replica acknowledged as durable, and
-//!   only of what was sent.
+//! - R3 The target of a session is frozen. Progress is what the replica acknowledged as durable,
+//!   and only of what was sent.
 //! - R4 A sender owns at most one session or stream, every call names it by id, and a completed
 //!   session becomes a stream with the same id in the same step.
 //! - R5 A pin is released exactly once, by whoever ends its plan, session or stream.
-//! - R6 The needs-rebuild mark is cleared by a completed rebuild or a reset of the replica's identity
-//!   and by nothing else; silence never sets it.
+//! - R6 The needs-rebuild mark is cleared by a completed rebuild or a reset of the replica's
+//!   identity and by nothing else; silence never sets it.
 //! - R7 Committed never falls, includes our own sync, and counts assigned replicas only: their live
 //!   streams, and matching handshakes while the primary is unconfirmed.
 //! - R8 An epoch only rises, and what belongs to an older one ends in the same step.
 //! - R9 A plan is decided from what is seen under its pin.
-//! - R10 After a rebuild nobody is in sync before the base was verified and the state digests at the
-//!   target were equal.
+//! - R10 After a rebuild nobody is in sync before the base was verified and the state digests at
+//!   the target were equal.
 #![forbid(unsafe_code)]
 
 pub mod ack;

@@ -138,8 +138,8 @@ impl<P: Pin> Orchestrator<P> {
         )
     }
 
-    /// What a replica reports to an unconfirmed primary counts (D1). Records that it holds above our
-    /// head under our own last entry may have been acknowledged, so they have to be fetched and
+    /// What a replica reports to an unconfirmed primary counts (D1). Records that it holds above
+    /// our head under our own last entry may have been acknowledged, so they have to be fetched and
     /// covered as well before we are confirmed.
     fn count_handshake(&mut self, call: Call<'_>, decision: &Decision) {
         let was = self.ledger.standing();

@@ -267,9 +267,12 @@ impl<P: Pin> Registry<P> {
     }
 
     fn admit(&self, assignment: &Assignment) -> Result<(), Failure> {
-        let older = assignment.epoch < self.epoch
-            || assignment.epoch == self.epoch
-                && matches!((assignment.version, self.version), (Some(new), Some(old)) if new < old);
+        let older_version = match (assignment.version, self.version) {
+            (Some(new), Some(applied)) => new < applied,
+            (None, _) | (_, None) => false,
+        };
+        let older =
+            assignment.epoch < self.epoch || assignment.epoch == self.epoch && older_version;
         if older {
             return Err(Failure::StaleAssignment {
                 given: assignment.epoch,

@@ -5,155 +5,22 @@
 //! session, other id, phase. A refused call changes nothing, unless its failure says that the
 //! session ended.
 
-use std::fmt;
+use seawall_wal::{Epoch, Lsn, NodeIncarnation};
 
-use seawall_wal::{Epoch, Lsn, LsnRange, NodeIncarnation};
-
-use crate::budget::Peer;
-use crate::failure::{Failure, Invalidation, Link, StreamEnd};
-use crate::history::{DamageKind, History, ReplicaFacts};
-use crate::id::{ReplicaId, SessionId, SessionIds, Tick};
-use crate::outcome::{self, Asked, Decision, Outcome, Reason, Source, Verdict};
+use crate::failure::{Failure, Invalidation, StreamEnd};
+use crate::id::{ReplicaId, SessionId, SessionIds};
 use crate::plan::{Held, Pin, PinPart, PinRefused};
-use crate::rebuild::{self, Compared, Install};
-use crate::session::{self, Kind, Session, SessionOptions, Step};
-use crate::stream::{Stream, StreamView};
+use crate::session::{self, Kind, Session, SessionOptions};
+use crate::stream::Stream;
 
-/// How a replica is reached. Two endpoints differ if any of the three differs (1.6).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// Address of the data path.
-    pub data: String,
-    /// Address of the control path.
-    pub control: String,
-    /// Counted up when the control plane moves the replica.
-    pub version: u64,
-}
+mod catch_up;
+mod handshake;
+mod rebuilding;
+mod state;
+#[cfg(test)]
+mod tests;
 
-/// State of a replica as the primary sees it.
-///
-/// ```text
-///  disconnected --connect--> connecting --begin--> catching_up --complete--> in_sync
-///       |                        |                                              |
-///       |                        +-- needs rebuild --> needs_rebuild            |
-///       |                                                   |                   |
-///       +--connect (rebuild)--> rebuilding <--connect-------+                   |
-///                                   +-------------complete----------------------^
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// No link.
-    Disconnected,
-    /// A session exchanges facts.
-    Connecting,
-    /// A session sends the tail of the log.
-    CatchingUp,
-    /// A session rebuilds it.
-    Rebuilding,
-    /// A stream lives (D6).
-    InSync,
-    /// Reserved for the server that links Seawall; nothing here sets it.
-    Degraded,
-    /// Marked: only a rebuild leads on.
-    NeedsRebuild,
-}
-
-impl State {
-    /// The name that status and scripts use.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            State::Disconnected => "disconnected",
-            State::Connecting => "connecting",
-            State::CatchingUp => "catching_up",
-            State::Rebuilding => "rebuilding",
-            State::InSync => "in_sync",
-            State::Degraded => "degraded",
-            State::NeedsRebuild => "needs_rebuild",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What set the needs-rebuild mark. Silence or link loss alone never does (D7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MarkCause {
-    /// The outcome was needs rebuild.
-    Outcome,
-    /// A budget was exceeded.
-    Budget,
-    /// A pin for a rebuild was refused.
-    RebuildPinRefused,
-    /// A session was invalidated to `needs_rebuild`.
-    Invalidated,
-    /// A base transfer began.
-    TransferBegan,
-    /// The replica said so itself (D8).
-    ReplicaSaysSo,
-}
-
-impl MarkCause {
-    /// A stable name for the state log and scripts.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            MarkCause::Outcome => "outcome",
-            MarkCause::Budget => "budget",
-            MarkCause::RebuildPinRefused => "rebuild-pin-refused",
-            MarkCause::Invalidated => "invalidated",
-            MarkCause::TransferBegan => "transfer-began",
-            MarkCause::ReplicaSaysSo => "replica-says-so",
-        }
-    }
-}
-
-/// Something that happened to a sender and that others have to know: the event log, the ack
-/// ledger, the durable state in `recovery/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// A session ended without success.
-    SessionInvalidated {
-        /// The session.
-        id: SessionId,
-        /// Why.
-        reason: Invalidation,
-    },
-    /// A session completed and its stream lives.
-    StreamStarted {
-        /// The id of both.
-        id: SessionId,
-        /// What the replica holds.
-        at: Lsn,
-    },
-    /// A stream ended: it counts for the ack rule no more.
-    StreamEnded {
-        /// The stream.
-        id: SessionId,
-        /// Why.
-        cause: StreamEnd,
-    },
-    /// The needs-rebuild mark was set; it has to be durable before anything follows from it.
-    Marked(MarkCause),
-    /// The needs-rebuild mark was cleared.
-    MarkCleared,
-    /// The replica has another node incarnation: what it acknowledged before is void (D8).
-    AcknowledgementsVoided {
-        /// The new one.
-        node: NodeIncarnation,
-    },
-    /// A decision found damage in the primary's own log (D14).
-    DamageFound {
-        /// The record.
-        lsn: Lsn,
-        /// What is wrong with it.
-        kind: DamageKind,
-    },
-}
+pub use state::{Endpoint, MarkCause, Note, SenderView, State};
 
 /// The primary's authority over one replica. `P` is a pin of the storage.
 #[derive(Debug)]
@@ -177,27 +44,6 @@ enum Work<P> {
         held: Option<Held<P>>,
     },
     Stream(Box<Stream<P>>),
-}
-
-/// A detached, consistent copy of what a sender knows (1.13).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SenderView {
-    /// The replica.
-    pub replica: ReplicaId,
-    /// How it is reached.
-    pub endpoint: Endpoint,
-    /// The epoch of the sender.
-    pub epoch: Epoch,
-    /// Its state.
-    pub state: State,
-    /// Whether it is stopped for good.
-    pub stopped: bool,
-    /// Whether it is marked needs-rebuild.
-    pub needs_rebuild: bool,
-    /// The active session.
-    pub session: Option<Session>,
-    /// The live stream.
-    pub stream: Option<StreamView>,
 }
 
 impl<P: Pin> Sender<P> {
@@ -371,221 +217,6 @@ impl<P: Pin> Sender<P> {
         Ok(())
     }
 
-    /// Decides what the replica needs, from its facts and our history, and notes the result in the
-    /// session. The decision carries the proof. After the outcome needs rebuild the session is
-    /// over and the replica marked.
-    ///
-    /// # Errors
-    /// Authority, [`Failure::WrongPhase`]; [`Failure::NotYet`], after which the session still
-    /// connects; [`Failure::HandshakeRefused`] and [`Failure::NeedsRebuild`] (the replica carries a
-    /// mark of its own), after which it is over.
-    pub fn handshake(
-        &mut self,
-        id: SessionId,
-        facts: &ReplicaFacts,
-        history: &History,
-    ) -> Result<Decision, Failure> {
-        let session = self.session(id)?;
-        if !matches!(session.phase(), session::Phase::Connecting) {
-            return Err(Failure::WrongPhase {
-                step: Step::Handshake,
-                phase: session.phase().name(),
-            });
-        }
-        let kind = session.kind();
-        let decision = outcome::classify(history, facts);
-        if let Verdict::Refused = decision.verdict {
-            let proof = Box::new(decision.proof);
-            self.invalidate_to(
-                Invalidation::HandshakeRefused(proof.clone()),
-                State::Disconnected,
-            );
-            return Err(Failure::HandshakeRefused(proof));
-        }
-        self.recognise(facts);
-        if let Verdict::NotYet { .. } = decision.verdict {
-            return Err(Failure::NotYet(Box::new(decision)));
-        }
-        if kind == Kind::Rebuild {
-            let source = outcome::rebuild_source(history, Asked::Any);
-            let range = LsnRange::new(Lsn::ZERO, source.target);
-            self.agree(range, None);
-            return Ok(decision);
-        }
-        if facts.needs_rebuild {
-            self.mark(MarkCause::ReplicaSaysSo);
-            self.invalidate_to(Invalidation::ReplicaMarked, State::NeedsRebuild);
-            return Err(Failure::NeedsRebuild {
-                replica: self.replica.clone(),
-            });
-        }
-        self.apply(&decision);
-        Ok(decision)
-    }
-
-    /// Catch-up begins; its target is frozen.
-    ///
-    /// # Errors
-    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`].
-    pub fn begin_catch_up(&mut self, id: SessionId, now: Tick) -> Result<(), Failure> {
-        self.session(id)?.on(session::Event::BeginCatchUp { now })?;
-        self.state = State::CatchingUp;
-        Ok(())
-    }
-
-    /// Records went to the replica.
-    ///
-    /// # Errors
-    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`],
-    /// [`Failure::TruncationOutstanding`], [`Failure::NoProgress`], [`Failure::BeyondTarget`].
-    pub fn sent(&mut self, id: SessionId, through: Lsn, bytes: u64) -> Result<(), Failure> {
-        self.session(id)?
-            .on(session::Event::Sent { through, bytes })
-    }
-
-    /// The replica acknowledged records as durable (H24).
-    ///
-    /// # Errors
-    /// As [`Self::sent`], [`Failure::BeyondSent`], [`Failure::TickMissing`].
-    pub fn progress(
-        &mut self,
-        id: SessionId,
-        through: Lsn,
-        at: Option<Tick>,
-    ) -> Result<(), Failure> {
-        self.session(id)?
-            .on(session::Event::Progress { through, at })
-    }
-
-    /// The replica acknowledged a truncation as durable.
-    ///
-    /// # Errors
-    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`],
-    /// [`Failure::TruncationNotRequired`], [`Failure::TruncationElsewhere`].
-    pub fn truncated(&mut self, id: SessionId, lsn: Lsn) -> Result<(), Failure> {
-        self.session(id)?.on(session::Event::Truncated { lsn })
-    }
-
-    /// The session is done. In the same step a stream with the same id starts and takes over the
-    /// pin of the log; if the session has none, `pin` takes it (D6). Returns where the stream
-    /// starts.
-    ///
-    /// # Errors
-    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`],
-    /// [`Failure::TruncationOutstanding`], [`Failure::NotConverged`]; [`Failure::PinRefused`],
-    /// after which the session is over.
-    pub fn complete(
-        &mut self,
-        id: SessionId,
-        pin: impl FnOnce(Lsn) -> Result<P, PinRefused>,
-    ) -> Result<Lsn, Failure> {
-        self.session(id)?.on(session::Event::Complete)?;
-        self.become_stream(pin)
-    }
-
-    /// The source of a rebuild is chosen.
-    ///
-    /// # Errors
-    /// Authority, [`Failure::WrongKind`], [`Failure::WrongPhase`],
-    /// [`Failure::WrongRebuildPhase`].
-    pub fn select_source(
-        &mut self,
-        id: SessionId,
-        source: Source,
-        now: Tick,
-    ) -> Result<(), Failure> {
-        self.rebuild(id, rebuild::Event::SelectSource { source, now })
-    }
-
-    /// The replica has durably noted that an installation is under way. From now on the replica is
-    /// marked until a rebuild completes.
-    ///
-    /// # Errors
-    /// As [`Self::select_source`].
-    pub fn begin_transfer(
-        &mut self,
-        id: SessionId,
-        install: Install,
-        now: Tick,
-    ) -> Result<(), Failure> {
-        self.rebuild(id, rebuild::Event::BeginTransfer { install, now })?;
-        self.mark(MarkCause::TransferBegan);
-        Ok(())
-    }
-
-    /// Chunks went to the replica, or matched there.
-    ///
-    /// # Errors
-    /// As [`Self::select_source`].
-    pub fn chunks(
-        &mut self,
-        id: SessionId,
-        moved: rebuild::Chunks,
-        now: Tick,
-    ) -> Result<(), Failure> {
-        let rebuild::Chunks {
-            sent,
-            matched,
-            bytes,
-        } = moved;
-        let event = rebuild::Event::Chunks {
-            sent,
-            matched,
-            bytes,
-            now,
-        };
-        self.rebuild(id, event)
-    }
-
-    /// The base proves the state through this LSN.
-    ///
-    /// # Errors
-    /// As [`Self::select_source`], [`Failure::NoProgress`], [`Failure::BeyondTarget`].
-    pub fn transfer_progress(&mut self, id: SessionId, through: Lsn) -> Result<(), Failure> {
-        self.rebuild(id, rebuild::Event::TransferProgress { through })
-    }
-
-    /// Every chunk matches at the replica, and these are the manifest digests.
-    ///
-    /// # Errors
-    /// As [`Self::select_source`]; [`Failure::DigestDiffers`], after which the session is over.
-    pub fn base_verified(&mut self, id: SessionId, manifest: Compared) -> Result<(), Failure> {
-        self.rebuild(id, rebuild::Event::BaseVerified(manifest))
-    }
-
-    /// The base is whole, the tail begins.
-    ///
-    /// # Errors
-    /// As [`Self::select_source`], [`Failure::NotConverged`], [`Failure::BaseNotVerified`].
-    pub fn begin_tail(&mut self, id: SessionId) -> Result<(), Failure> {
-        self.rebuild(id, rebuild::Event::BeginTail)
-    }
-
-    /// The replica applied and synced the tail through this LSN.
-    ///
-    /// # Errors
-    /// As [`Self::transfer_progress`].
-    pub fn tail_progress(&mut self, id: SessionId, through: Lsn, now: Tick) -> Result<(), Failure> {
-        self.rebuild(id, rebuild::Event::TailProgress { through, now })
-    }
-
-    /// The replica switched to its new base, and these are the state digests at the target. Clears
-    /// the mark; the stream starts in the same step. Returns where.
-    ///
-    /// # Errors
-    /// As [`Self::begin_tail`]; [`Failure::DigestDiffers`] and [`Failure::PinRefused`], after which
-    /// the session is over.
-    pub fn complete_rebuild(
-        &mut self,
-        id: SessionId,
-        state: Compared,
-        pin: impl FnOnce(Lsn) -> Result<P, PinRefused>,
-    ) -> Result<Lsn, Failure> {
-        self.rebuild(id, rebuild::Event::Complete(state))?;
-        self.clear_mark();
-        self.become_stream(pin)
-    }
-
     /// Records went to the replica over the live stream.
     ///
     /// # Errors
@@ -611,35 +242,6 @@ impl<P: Pin> Sender<P> {
         self.stream(id)?;
         self.end_stream(cause);
         Ok(())
-    }
-
-    /// The link of the active session is gone (D7).
-    ///
-    /// # Errors
-    /// Authority.
-    pub fn link_lost(&mut self, id: SessionId, how: Link) -> Result<(), Failure> {
-        self.invalidate(id, Invalidation::LinkLost(how), State::Disconnected)
-    }
-
-    /// Checks the budget of the active session. A peer that does not answer has lost its link,
-    /// which comes before any violation (D7).
-    ///
-    /// # Errors
-    /// Authority; [`Failure::LinkLost`] and [`Failure::Budget`], after which the session is over.
-    pub fn check_budget(&mut self, id: SessionId, now: Tick, peer: Peer) -> Result<(), Failure> {
-        let session = self.session(id)?;
-        if peer == Peer::Silent {
-            self.link_lost(id, Link::Silence)?;
-            return Err(Failure::LinkLost {
-                replica: self.replica.clone(),
-            });
-        }
-        let Some(violation) = session.check_budget(now, peer) else {
-            return Ok(());
-        };
-        self.mark(MarkCause::Budget);
-        self.invalidate_to(Invalidation::Budget(violation), State::NeedsRebuild);
-        Err(Failure::Budget(violation))
     }
 
     /// Ends the active session without success.
@@ -840,63 +442,6 @@ impl<P: Pin> Sender<P> {
         id
     }
 
-    /// Which life of the replica's directory speaks to us. Another one than before voids what it
-    /// acknowledged; if it also starts from nothing, its identity was reset, and the mark that was
-    /// about the old one is gone (D8).
-    pub(crate) fn recognise(&mut self, facts: &ReplicaFacts) {
-        let known = self.node.replace(facts.node);
-        if known.is_none_or(|known| known == facts.node) {
-            return;
-        }
-        let node = facts.node;
-        self.notes.push(Note::AcknowledgementsVoided { node });
-        let starts_empty = facts.durable.is_zero() && facts.incomplete_base.is_none();
-        if starts_empty && !facts.needs_rebuild {
-            self.clear_mark();
-        }
-    }
-
-    /// What an outcome means for the session.
-    fn apply(&mut self, decision: &Decision) {
-        let Some(outcome) = decision.outcome() else {
-            unreachable!("R4: deferred and refused decisions were answered above");
-        };
-        match outcome {
-            Outcome::ZeroGap => {
-                let at = decision.proof.replica_durable;
-                self.agree(LsnRange::new(at, at), None);
-            }
-            Outcome::CatchUp { range, truncate_to } => self.agree(range, truncate_to),
-            Outcome::NeedsRebuild => {
-                if let Reason::Damaged { lsn, kind } = decision.proof.reason {
-                    self.notes.push(Note::DamageFound { lsn, kind });
-                }
-                self.mark(MarkCause::Outcome);
-                let proof = Box::new(decision.proof.clone());
-                let reason = Invalidation::GapExceedsRetention(proof);
-                self.invalidate_to(reason, State::NeedsRebuild);
-            }
-        }
-    }
-
-    fn agree(&mut self, range: LsnRange, truncate_to: Option<Lsn>) {
-        let Work::Session { session, .. } = &mut self.work else {
-            unreachable!("R4: a handshake belongs to a session");
-        };
-        session
-            .on(session::Event::Handshake { range, truncate_to })
-            .expect("a decided range never ends before it begins");
-    }
-
-    fn rebuild(&mut self, id: SessionId, event: rebuild::Event) -> Result<(), Failure> {
-        let result = self.session(id)?.on(session::Event::Rebuild(event));
-        if let Err(Failure::DigestDiffers { what, .. }) = result {
-            self.mark(MarkCause::Invalidated);
-            self.invalidate_to(Invalidation::DigestDiffers(what), State::NeedsRebuild);
-        }
-        result
-    }
-
     /// R4: a completed session becomes a stream with the same id in one step (D6).
     fn become_stream(
         &mut self,
@@ -1010,6 +555,3 @@ impl<P: Pin> Sender<P> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

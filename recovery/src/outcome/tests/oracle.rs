@@ -1,12 +1,13 @@
 //! The decision against an oracle that compares two small histories record by record.
 //!
 //! The space is exhausted, not sampled: every pair of lineages from a small set, every head,
-//! durable, committed and tail of a short log, every replica, with and without damage, an undroppable
-//! suffix, an interrupted base and another volume, confirmed and unconfirmed.
+//! durable, committed and tail of a short log, every replica, with and without damage, an
+//! undroppable suffix, an interrupted base and another volume, confirmed and unconfirmed.
 
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::history::Trust;
 use crate::testing::{VOLUME, lineage};
 
 const HEAD_MAX: u64 = 3;
