@@ -10,11 +10,7 @@
     reason = "fixtures stand outside the engine: they make files, start programs and keep time"
 )]
 
-#[expect(
-    dead_code,
-    unused_imports,
-    reason = "fixtures come before the tests that use them"
-)]
+mod cli;
 mod harness;
 mod nbd;
 mod tidy;

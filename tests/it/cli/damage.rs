@@ -58,15 +58,15 @@ fn flip(file: &Path, at: usize) {
 /// First byte of a record's payload in its file: each holds one block of one value.
 fn payload_of(file: &Path, value: u8) -> usize {
     let bytes = std::fs::read(file).unwrap();
-    let aligned = (0..bytes.len()).step_by(512);
-    let starts = aligned.filter(|at| bytes[*at..].starts_with(&[value; BLOCK]));
-    starts.last().expect("the payload is in the segment")
+    let mut from_behind = (0..bytes.len()).step_by(512).rev();
+    let found = from_behind.find(|at| bytes[*at..].starts_with(&[value; BLOCK]));
+    found.expect("the payload is in the segment")
 }
 
 #[test]
 fn a_trailing_half_frame_is_a_torn_tail_and_is_cut_at_the_next_open() {
     let dir = scratch();
-    let (volume, torn) = (arg(dir.path(), "vol"), arg(dir.path(), "torn"));
+    let (volume, torn) = (arg(dir.path(), "vol"), arg(dir.path(), "copy"));
     create(&volume, "1M");
     let live = open(&volume);
     fill(&live);

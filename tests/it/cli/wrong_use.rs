@@ -197,7 +197,7 @@ fn a_replica_of_another_volume_is_refused_and_unchanged() {
     primary.kill();
     let before = seawall(&["status", &replica, "--json"]).ok().json();
     let mut stranger = Node::start(program("seawall"), &["primary", &ours, "--replica", &peer]);
-    stranger.wait_for("another volume");
+    stranger.wait_for("belongs to volume");
     stranger.kill();
     node.kill();
     let after = seawall(&["status", &replica, "--json"]).ok().json();

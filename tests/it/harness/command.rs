@@ -9,7 +9,8 @@ use super::program;
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// How it was called, for messages.
-    pub(crate) call: String,
+    #[expect(dead_code, reason = "every failed demand prints it")]
+    call: String,
     /// Exit code, or `None` after a signal.
     pub(crate) code: Option<i32>,
     /// Standard output.

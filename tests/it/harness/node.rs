@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a node may take to say what a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,6 +20,7 @@ pub(crate) fn free_port() -> u16 {
 #[derive(Debug)]
 pub(crate) struct Node {
     child: Child,
+    #[expect(dead_code, reason = "every failed demand prints it")]
     call: String,
     lines: Receiver<String>,
     said: Vec<String>,
@@ -71,8 +72,10 @@ impl Node {
     /// Waits for a line that contains `fragment` and returns it.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, fragment: &str) -> String {
+        let until = Instant::now() + PATIENCE;
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
                 Ok(line) => {
                     self.said.push(line.clone());
                     if line.contains(fragment) {
@@ -89,9 +92,9 @@ impl Node {
 
     /// Lets it run for at most `time`; true if it is still running after that.
     pub(crate) fn runs_for(&mut self, time: Duration) -> bool {
-        let until = std::time::Instant::now() + time;
+        let until = Instant::now() + time;
         loop {
-            let left = until.saturating_duration_since(std::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
                 Ok(line) => self.said.push(line),
                 Err(RecvTimeoutError::Timeout) => return self.child.try_wait().unwrap().is_none(),
