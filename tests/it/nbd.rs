@@ -9,6 +9,7 @@ mod daemon;
 mod extents;
 mod flags;
 mod kill;
+mod replicas;
 mod server;
 mod space;
 mod stop;
