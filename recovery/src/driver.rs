@@ -148,6 +148,14 @@ pub fn query_status(address: &str, insecure: bool) -> Result<String, Error> {
     }
 }
 
+/// Whether `address` resolves and may be used; tells before a [`Primary`] is started.
+///
+/// # Errors
+/// [`Error::Address`], [`Error::Insecure`].
+pub fn check_address(address: &str, insecure: bool) -> Result<(), Error> {
+    tcp::resolve(address, insecure).map(drop)
+}
+
 /// What a member reports once it has persisted a new epoch (D5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromiseReport {

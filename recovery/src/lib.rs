@@ -70,7 +70,7 @@ mod transport;
 
 pub use driver::{
     AckRule, CtlServer, Primary, PrimaryOptions, PromiseReport, Replica, ReplicaAddress,
-    ReplicaOptions, promise_epoch, query_ctl, query_status, serve_ctl,
+    ReplicaOptions, check_address, promise_epoch, query_ctl, query_status, serve_ctl,
 };
 pub use error::Error;
 pub use message::{Invalid, Refusal};

@@ -30,6 +30,8 @@ fn parameters_are_refused_by_name() {
     serve(&[&dir, "size=1M", "ack=most"]).refused(1, "ack=most");
     serve(&[&dir, "size=1M", "ack=quorum"]).refused(1, "replica=ID=ADDR");
     serve(&[&dir, "size=1M", "replica=here"]).refused(1, "ID=HOST:PORT");
+    serve(&[&dir, "size=1M", "replica=a=192.0.2.1:7"]).refused(1, "192.0.2.1:7");
+    serve(&[&dir, "size=1M", "replica=a=127.0.0.1:x"]).refused(1, "127.0.0.1:x");
     assert!(!volume(home.path()).exists(), "a refusal left a directory");
 }
 

@@ -21,4 +21,5 @@ pub mod export;
 // The symbols it calls live in nbdkit itself, so a unit test binary cannot link it; `it` runs it.
 #[cfg(not(test))]
 mod ffi;
+pub mod journal;
 pub mod startup;

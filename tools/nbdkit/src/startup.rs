@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use seawall_recovery::{Primary, PrimaryOptions};
+use seawall_recovery::{Primary, PrimaryOptions, check_address};
 use seawall_snapshot::{Access, CreateOptions, Volume};
-use seawall_wal::disk::{Disk, FileDisk};
+use seawall_wal::disk::{Choice, Disk, open_backend};
 use seawall_wal::{
     BlockSize, Error as WalError, Geometry, LossReport, Meta, Role, ScanEnd, SystemClock,
 };
@@ -31,10 +31,13 @@ pub struct Opened {
 ///
 /// # Errors
 /// Everything a user can get wrong: [`Error::NothingThere`], [`Error::OtherShape`],
-/// [`Error::PartialBlock`], and [`Error::Volume`] for a volume in use, a replica, or I/O.
+/// [`Error::PartialBlock`], [`Error::Recovery`] for a replica address, and [`Error::Volume`] for a volume in use, a replica, or I/O.
 pub fn check(config: &Config) -> Result<(), Error> {
-    let disk: Arc<dyn Disk> = FileDisk::new();
+    let disk = open_backend(Choice::Auto)?;
     let dir = config.dir()?;
+    for replica in &config.replicas {
+        check_address(&replica.address, config.insecure())?;
+    }
     match Meta::open(&disk, dir, false) {
         Ok(meta) => check_shape(config, dir, meta.get().geometry)?,
         Err(error) if is_absent(&error) => create(config, &disk, dir)?,
@@ -49,7 +52,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Volume`], [`Error::Recovery`].
 pub fn open(config: &Config) -> Result<Opened, Error> {
-    let disk: Arc<dyn Disk> = FileDisk::new();
+    let disk = open_backend(Choice::Auto)?;
     let clock = SystemClock::new();
     let dir = config.dir()?;
     let (volume, report) = Volume::open(&disk, dir, &clock, Access::Primary)?;

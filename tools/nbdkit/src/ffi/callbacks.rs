@@ -13,6 +13,7 @@ use super::nbdkit::{self, ExtentList, RawExtents};
 use crate::config::Config;
 use crate::error::Error;
 use crate::export::{Export, ZeroOptions};
+use crate::journal::Journal;
 use crate::startup;
 
 static CONFIG: Mutex<Config> = Mutex::new(Config::new());
@@ -79,6 +80,8 @@ pub(super) extern "C" fn get_ready() -> c_int {
 
 pub(super) extern "C" fn after_fork() -> c_int {
     guard("after_fork", -1, || {
+        // Fails only when this process has a journal already, which then serves as well.
+        let _ = tracing::subscriber::set_global_default(Journal::new(nbdkit::error));
         let opened = startup::open(&lock(&CONFIG))?;
         if let Some(line) = &opened.warning {
             nbdkit::error(line);
