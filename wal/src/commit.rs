@@ -14,7 +14,7 @@ use crate::log::{Log, State, chain};
 use crate::record::{Record, RecordHeader};
 use crate::retention::reclaim_floor;
 use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, SegmentHeader, file_name};
-use crate::walk::{Link, drop_above};
+use crate::walk::{Link, Segment, drop_above};
 use crate::{CleanClose, Error, Lsn};
 
 /// Bytes that may be queued before appenders wait for the disk.
@@ -273,8 +273,7 @@ impl Log {
             state.poison(&error);
             return Err(error);
         }
-        state.frontiers.durable = state.frontiers.durable.max(captured);
-        state.frontiers.assert_chain();
+        state.move_frontiers(|frontiers| frontiers.durable = frontiers.durable.max(captured));
         drop(state);
         self.progress.notify_all();
         Ok(())
@@ -284,7 +283,7 @@ impl Log {
     /// prepared and durable before the seal names it, and everything before the seal is durable
     /// before the first frame behind it is written.
     pub(crate) fn rotate(&self) -> Result<(), Error> {
-        let ready = self.state().ready.pop();
+        let ready = self.state().take_ready();
         let next = match ready {
             Some(next) => next,
             None => self.prepare()?,
@@ -316,6 +315,26 @@ impl Log {
         prepared
     }
 
+    /// Takes what was cut off the medium: zeros behind the cut, and a new life for every segment
+    /// that it may reach into (L2, D16). The seal that follows then has nothing behind it to hide.
+    pub(crate) fn wipe_behind_cut(&self, wipe_to: u64) -> Result<(), Error> {
+        let (file, from, later) = {
+            let mut state = self.state();
+            let later = std::mem::take(&mut state.slots.later);
+            let active = state.active();
+            (Arc::clone(&active.file), active.end, later)
+        };
+        if from < wipe_to {
+            SegmentFile::write_zeros(&file.file, from, wipe_to)?;
+            file.file.sync()?;
+        }
+        for slot in later {
+            let prepared = self.prepare_slot(slot)?;
+            self.state().ready.push(prepared);
+        }
+        Ok(())
+    }
+
     fn prepare_slot(&self, slot: u32) -> Result<Arc<SegmentFile>, Error> {
         let mut generation = 0;
         self.meta.update(|meta| {
@@ -334,7 +353,8 @@ impl Log {
     }
 
     /// Drops every record above `after`, durably, with a new segment generation behind it (D4).
-    /// What is queued is written first.
+    /// What is queued is written first. When anything is dropped, a primary starts a new incarnation
+    /// before it appends again (D2).
     ///
     /// # Errors
     /// [`Error::Chain`] below tail, checkpoint or committed; [`Error::BeyondHead`] above the head.
@@ -355,6 +375,10 @@ impl Log {
         if after >= frontiers.head {
             return Ok(());
         }
+        // W4: no LSN above `after` is written under this incarnation again.
+        self.state().writer = None;
+        self.write_queue()?;
+        self.sync_active()?;
         if !self.fits(FRAME_ALIGNMENT) {
             self.rotate()?;
         }
@@ -395,8 +419,7 @@ impl Log {
                 return Ok(frontiers.tail);
             }
             // Pins below are refused from here on (L-N2).
-            state.frontiers.tail = tail;
-            state.frontiers.assert_chain();
+            state.move_frontiers(|frontiers| frontiers.tail = tail);
             let kept = state.reclaimable(tail);
             (tail, state.segments[kept].file.generation)
         };
@@ -405,8 +428,10 @@ impl Log {
             meta.tail = meta.tail.max(tail);
             meta.first_generation = meta.first_generation.max(Some(first_generation));
         })?;
+        // W10: what meta names stays, whatever a truncation did meanwhile.
         let mut state = self.state();
-        let kept = state.reclaimable(tail);
+        let oldest = |segment: &Segment| segment.file.generation == first_generation;
+        let kept = state.segments.iter().position(oldest).unwrap_or(0);
         let freed: Vec<_> = state
             .segments
             .drain(..kept)
@@ -578,9 +603,12 @@ impl Log {
     /// # Errors
     /// As [`Log::sync_through`].
     pub fn close(&self) -> Result<(), Error> {
-        if self.check_writable().is_err() {
+        if let Err(error) = self.check_writable() {
             self.stop();
-            return Ok(());
+            return match error {
+                Error::Poisoned { .. } => Err(error),
+                _ => Ok(()),
+            };
         }
         let leader = self.lead_alone()?;
         let mark = self.write_mark()?;
@@ -668,11 +696,16 @@ impl State {
 
     fn drop_above(&mut self, after: Lsn) {
         drop_above(&mut self.segments, after);
+        self.queue.clear();
+        self.queue_bytes = 0;
+        self.pending.clear();
+        self.forget_damage_above(after);
         self.written = after;
         self.applied = after;
-        self.frontiers.head = after;
-        self.frontiers.durable = self.frontiers.durable.min(after);
-        self.frontiers.assert_chain();
+        self.move_frontiers(|frontiers| {
+            frontiers.head = after;
+            frontiers.durable = frontiers.durable.min(after);
+        });
     }
 
     /// Number of segments at the front that hold nothing above `tail`; the active one never counts.
@@ -682,6 +715,20 @@ impl State {
             .iter()
             .take_while(|segment| segment.through <= tail)
             .count()
+    }
+
+    /// A segment prepared ahead, if it can follow the active one: generations rise along the chain
+    /// (W8), and one prepared in the background may have been overtaken.
+    fn take_ready(&mut self) -> Option<Arc<SegmentFile>> {
+        let newest = self.active().file.generation;
+        while !self.ready.is_empty() {
+            let next = self.ready.remove(0);
+            if next.generation > newest {
+                return Some(next);
+            }
+            self.slots.spare.push(next.slot);
+        }
+        None
     }
 
     fn collect_retired(&mut self) {

@@ -222,6 +222,37 @@ fn every_crash_of_append_rotate_truncate_and_reclaim_is_survived() {
     }
 }
 
+/// A crash in the middle of the open that repairs a crash, at every change it makes.
+fn survives_twice(crashed: &Arc<SimDisk>, promise: &Promise, seed: u64) {
+    let whole = crashed.crash(seed);
+    drop(open(&whole, promise.tail));
+    let changes = whole.changes();
+    for boundary in 0..changes {
+        let again = crashed.crash(seed);
+        again.freeze_after_ops(boundary);
+        drop(open(&again, promise.tail));
+        check(&again.crash(boundary), promise);
+        check(&again.crash_keep_all(), promise);
+    }
+}
+
+#[test]
+fn a_crash_in_the_middle_of_the_open_that_repairs_a_crash_is_survived() {
+    let sim = SimDisk::new(7);
+    story(&sim, &mut Promise::default()).unwrap();
+    let changes = sim.changes();
+    for boundary in 0..=changes {
+        let sim = SimDisk::new(7);
+        sim.freeze_after_ops(boundary);
+        let mut promise = Promise::default();
+        drop(story(&sim, &mut promise));
+        for choice in 0..seeds() {
+            println!("boundary {boundary} of {changes}, choice {choice}");
+            survives_twice(&sim, &promise, boundary * 1000 + choice);
+        }
+    }
+}
+
 #[test]
 fn a_failed_write_or_sync_poisons_the_log_and_loses_nothing_that_was_promised() {
     // L3, L-W1: the sync fails once and then would succeed; no acknowledgement follows.

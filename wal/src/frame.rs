@@ -265,6 +265,10 @@ impl FrameHeader {
 
     /// Lengths and LSNs inside the frame agree with each other.
     fn check(&self, records: &[RecordHeader]) -> Result<(), Damage> {
+        let counters = [("sequence", self.sequence), ("after", self.after.get())];
+        if let Some((field, found)) = counters.into_iter().find(|(_, n)| *n == u64::MAX) {
+            return Err(Damage::Field { field, found });
+        }
         let payload = records.iter().map(RecordHeader::payload_bytes).sum();
         let only_records = (self.kind == FrameKind::Records) != records.is_empty();
         if !only_records || self.frame_bytes != frame_bytes(records.len(), payload) {

@@ -109,6 +109,8 @@ mod clock;
 mod commit;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 pub mod disk;
 mod edge;
 mod error;

@@ -82,7 +82,7 @@ pub(crate) struct State {
     /// Known damage: LSN, and whether it is a hole (D15).
     damage: BTreeMap<Lsn, bool>,
     pub(crate) lineage: Lineage,
-    writer: Option<(Epoch, Incarnation)>,
+    pub(crate) writer: Option<(Epoch, Incarnation)>,
     /// Frames were written since the last mark.
     pub(crate) unmarked: bool,
     /// Frames were written since the last sync.
@@ -150,6 +150,20 @@ impl State {
             .binary_search_by_key(&lsn, |entry| entry.lsn)
             .ok()?;
         Some((segment, segment.entries[at]))
+    }
+
+    /// Every change of a frontier passes through here; one that would break the chain is not made
+    /// (W1).
+    pub(crate) fn move_frontiers(&mut self, change: impl FnOnce(&mut Frontiers)) {
+        let mut frontiers = self.frontiers;
+        change(&mut frontiers);
+        frontiers.assert_chain();
+        self.frontiers = frontiers;
+    }
+
+    /// Damage of records that were dropped says nothing about the ones that take their LSNs.
+    pub(crate) fn forget_damage_above(&mut self, after: Lsn) {
+        self.damage.retain(|lsn, _| *lsn <= after);
     }
 
     /// Fails the log for good (L3).
@@ -296,6 +310,12 @@ impl Log {
             records: walk.records,
             clean_close: contents.clean_close.is_some(),
         };
+        let torn = verdict == Verdict::Torn;
+        if !(writable && torn) {
+            let later = std::mem::take(&mut walk.slots.later);
+            walk.slots.spare.extend(later);
+        }
+        let wipe_to = torn.then_some(walk.wipe_to);
         let ids = Ids {
             volume: contents.volume,
             log: contents.log,
@@ -313,7 +333,7 @@ impl Log {
             progress: Condvar::new(),
         });
         if writable && verdict != Verdict::Damaged {
-            log.begin_writing(verdict == Verdict::Torn)?;
+            log.begin_writing(wipe_to)?;
             if !disk.is_stepped() {
                 edge::spawn(&log)
                     .map_err(|source| Error::io(crate::IoOp::Open, &log.dir, None, source))?;
@@ -322,8 +342,9 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Makes a log that was just replayed ready for appends, everything durable.
-    fn begin_writing(&self, torn: bool) -> Result<(), Error> {
+    /// Makes a log that was just replayed ready for appends, everything durable. Behind a torn tail,
+    /// `wipe_to` says how far the frames reach that were cut.
+    fn begin_writing(&self, wipe_to: Option<u64>) -> Result<(), Error> {
         if self.meta.get().clean_close.is_some() {
             self.meta.update(|meta| meta.clean_close = None)?;
         }
@@ -332,9 +353,13 @@ impl Log {
             self.meta
                 .update(|meta| meta.first_generation = Some(first.generation))?;
             self.state().push_active(first);
-        } else if torn || self.state().active().sealed {
-            // D16: what lies behind the cut stays behind a seal, in lives that are over; the next
-            // append goes to a new generation.
+            return Ok(());
+        }
+        if let Some(wipe_to) = wipe_to {
+            self.wipe_behind_cut(wipe_to)?;
+        }
+        if wipe_to.is_some() || self.state().active().sealed {
+            // D16: the next append goes to a new generation.
             self.rotate()?;
             self.sync_active()?;
         }
@@ -342,7 +367,7 @@ impl Log {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // OK because a panic under the lock is an assertion of ours: the frontiers were not moved.
+        // OK because a panic under the lock is an assertion of ours: frontiers move behind it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -372,7 +397,12 @@ impl Log {
                 known: meta.epoch,
             });
         }
-        let first = self.frontiers().head.next();
+        let first = {
+            let mut state = self.state();
+            // W4: nothing is appended under the incarnation before, from here on.
+            state.writer = None;
+            state.frontiers.head.next()
+        };
         let entry = LineageEntry {
             epoch,
             incarnation: meta.incarnation_next,
@@ -526,7 +556,17 @@ impl Log {
         } else {
             self.drop_empty_entry(head)?;
         }
-        self.state().enqueue(record);
+        let mut state = self.state();
+        state.check_open(&self.dir)?;
+        // L6: assigned and queued in one step, whoever else appends or truncates.
+        let head = state.frontiers.head;
+        if header.lsn != head.next() {
+            return Err(Error::NotNext {
+                found: header.lsn,
+                head,
+            });
+        }
+        state.enqueue(record);
         Ok(())
     }
 
@@ -591,8 +631,7 @@ impl Log {
         if lsn > durable {
             return Err(chain("commit", lsn, "durable", durable));
         }
-        state.frontiers.committed = state.frontiers.committed.max(lsn);
-        state.frontiers.assert_chain();
+        state.move_frontiers(|frontiers| frontiers.committed = frontiers.committed.max(lsn));
         drop(state);
         self.progress.notify_all();
         Ok(())
@@ -604,8 +643,7 @@ impl Log {
     /// When it would pass committed: our own mistake.
     pub fn set_checkpoint(&self, lsn: Lsn) {
         let mut state = self.state();
-        state.frontiers.checkpoint = state.frontiers.checkpoint.max(lsn);
-        state.frontiers.assert_chain();
+        state.move_frontiers(|frontiers| frontiers.checkpoint = frontiers.checkpoint.max(lsn));
     }
 
     /// The index entries of a range without payload, in order.
@@ -1050,7 +1088,7 @@ impl State {
     /// Gives a record its place in the order; the LSN was assigned under the same lock (L6).
     fn enqueue(&mut self, record: Record) {
         debug_assert_eq!(record.lsn(), self.frontiers.head.next(), "dense LSNs");
-        self.frontiers.head = record.lsn();
+        self.move_frontiers(|frontiers| frontiers.head = record.lsn());
         self.applied = record.lsn();
         self.queue_bytes += record.bytes() as u64;
         self.pending.insert(record.lsn(), record.clone());
@@ -1058,6 +1096,12 @@ impl State {
     }
 
     pub(crate) fn push_active(&mut self, file: Arc<SegmentFile>) {
+        let newest = self.segments.last().map(|last| last.file.generation);
+        assert!(
+            newest < Some(file.generation),
+            "W8: generation {} behind {newest:?}",
+            file.generation
+        );
         self.segments.push(Segment {
             file,
             entries: Vec::new(),

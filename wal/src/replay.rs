@@ -3,8 +3,9 @@
 /// Facts about the end of the chain of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// Something that was durable before it was named is not there: the mark frame of a recorded
-    /// clean close, or the segment that a seal names.
+    /// Something that was durable before anything referred to it is not there: the mark frame of a
+    /// recorded clean close, the segment that a seal names, the end of a segment that frames in a
+    /// later one follow, the truncation that records below the head follow.
     pub(crate) named_missing: bool,
     /// A frontier recorded by any sound frame of this log, or by meta, lies above the last record
     /// that is whole.
@@ -32,7 +33,9 @@ struct Row {
 
 const ROWS: [Row; 4] = [
     // Named-missing: a clean close wrote a mark behind every frame and then said so in meta; a
-    // segment was prepared before a seal named it. It is gone, so it was damaged since (D13).
+    // segment was prepared before a seal named it, and synced to its end before a frame went to the
+    // next; a truncation was synced before anything followed it. It is gone, so it was damaged
+    // since (D13).
     Row {
         verdict: Verdict::Damaged,
         holds: |facts| facts.named_missing,

@@ -51,6 +51,9 @@ impl Link {
 pub(crate) struct Slots {
     /// Files that may be prepared for a new life.
     pub(crate) spare: Vec<u32>,
+    /// Files of later lives than the oldest retained one and outside the chain. They may hold
+    /// frames that were cut, and are prepared anew before anything is appended behind a cut (D16).
+    pub(crate) later: Vec<u32>,
     /// First slot number never used.
     pub(crate) next: u32,
 }
@@ -85,6 +88,8 @@ pub(crate) struct Walk {
     pub(crate) records: u64,
     /// Bytes behind the end of the chain that a later frame of this life reaches to.
     pub(crate) bytes_behind: u64,
+    /// Where the last frame behind the cut ends, in the segment that is cut.
+    pub(crate) wipe_to: u64,
     bad: Vec<Bad>,
     islands: Vec<Island>,
 }
@@ -94,6 +99,12 @@ pub(crate) struct Walk {
 struct Island {
     file: Arc<SegmentFile>,
     frame: FoundFrame,
+}
+
+impl Island {
+    fn end(&self) -> u64 {
+        self.frame.header.offset + self.frame.header.frame_bytes as u64
+    }
 }
 
 /// What the walk needs to know of the volume.
@@ -154,13 +165,14 @@ impl Place<'_> {
     /// Generation of a file of this log. A file of another volume is refused by name; one of an
     /// earlier log of ours, or one that was never prepared, may be reused.
     fn generation_of(&self, file: &File) -> Result<Option<u64>, Error> {
-        let page = file.read(0, FRAME_ALIGNMENT)?;
-        match SegmentHeader::decode(&page) {
+        let page = file.read(0, FRAME_ALIGNMENT);
+        let page = page.as_deref().unwrap_or_default();
+        match SegmentHeader::decode(page) {
             Ok(header) if header.volume != self.meta.volume => {
                 Err(Error::corrupt(file.path(), 0, None, Damage::Identity))
             }
             Ok(header) => Ok((header.log == self.meta.log).then_some(header.generation)),
-            // The header is damaged: the first frame says whose life this is.
+            // The header is damaged or cannot be read: the first frame says whose life this is.
             Err(_) => Ok(self.generation_of_first_frame(file)),
         }
     }
@@ -198,6 +210,7 @@ impl Place<'_> {
             by_index: 0,
             records: 0,
             bytes_behind: 0,
+            wipe_to: 0,
             bad: Vec::new(),
             islands: Vec::new(),
         };
@@ -214,8 +227,15 @@ impl Place<'_> {
         // Files of lives before the oldest retained one were reclaimed, and what lies in them says
         // nothing. Later ones may hold frames whose link is lost.
         for (generation, file) in files {
-            walk.slots.spare.push(file.slot);
-            if generation > last_generation && self.meta.first_generation.is_some() {
+            let later = self
+                .meta
+                .first_generation
+                .is_some_and(|first| generation > first);
+            match later {
+                true => walk.slots.later.push(file.slot),
+                false => walk.slots.spare.push(file.slot),
+            }
+            if later && generation > last_generation {
                 self.look_for_islands(&mut walk, &file, FIRST_FRAME_AT)?;
             }
         }
@@ -255,6 +275,10 @@ impl Place<'_> {
             if fresh {
                 head = frame.header.after;
             }
+            if frame.header.kind == FrameKind::Truncation {
+                // What comes behind it may be damaged at an LSN that it dropped.
+                bad.retain(|bad: &Bad| bad.loss.lsns.through <= frame.header.after);
+            }
             for record in frame.records.iter().filter(|record| record.state.is_err()) {
                 bad.push(Bad {
                     segment: walk.segments.len(),
@@ -277,12 +301,12 @@ impl Place<'_> {
                 break Damage::Missing;
             }
         };
-        walk.bad.append(&mut bad);
         let next = summary.as_ref().and_then(|summary| summary.next_generation);
         match summary {
             Some(summary) => walk.push(Arc::clone(&file), summary, false),
             None => walk.push_empty(Arc::clone(&file)),
         }
+        walk.bad.append(&mut bad);
         if next.is_none() {
             walk.stop = Corrupt {
                 path: scanner.path(),
@@ -291,7 +315,7 @@ impl Place<'_> {
                 what,
             };
             walk.facts.begun = scanner.looks_begun(at);
-            self.look_for_islands(walk, &file, at + FRAME_ALIGNMENT as u64)?;
+            self.look_for_islands(walk, &file, at)?;
         }
         Ok(next)
     }
@@ -308,6 +332,10 @@ impl Place<'_> {
         let mut at = at;
         while at + FRAME_ALIGNMENT as u64 <= scanner.end() {
             match scanner.frame_at(at) {
+                // Frames from before the end of the chain say nothing new (D13).
+                Ok(frame) if frame.header.sequence < walk.link.sequence => {
+                    at += frame.header.frame_bytes as u64;
+                }
                 Ok(frame) => {
                     at += frame.header.frame_bytes as u64;
                     walk.bytes_behind = walk.bytes_behind.max(at);
@@ -347,12 +375,19 @@ impl Place<'_> {
         ] {
             walk.frontier = walk.frontier.max(recorded);
         }
-        let whole = walk
-            .bad
-            .first()
-            .map_or(walk.head, |bad| bad.loss.lsns.after);
+        // A cut takes whole frames, so a frontier inside a frame covers all of it.
+        let whole = walk.bad.first().map_or(walk.head, |bad| bad.head_before);
         walk.facts.frontier_above = walk.frontier > whole;
         walk.facts.begun |= !walk.bad.is_empty();
+        // Only a segment that was durable as a whole is followed by frames in a later one, and only
+        // a durable truncation by records or a mark below the head. An LSN cannot tell: a truncation
+        // lowers them.
+        let chain_end = walk.segments.last().map(|last| last.file.generation);
+        walk.facts.named_missing |= walk.islands.iter().any(|island| {
+            let header = &island.frame.header;
+            let goes_on = matches!(header.kind, FrameKind::Records | FrameKind::Mark);
+            Some(header.generation) > chain_end || (goes_on && header.after < walk.head)
+        });
         walk.facts.named_missing |= meta
             .clean_close
             .is_some_and(|clean| walk.link.sequence <= clean.sequence);
@@ -455,12 +490,19 @@ impl Walk {
 
     /// Cuts the torn tail in memory: the chain ends before the first frame that is not whole.
     pub(crate) fn cut(&mut self) {
+        let cut = self.bad.first().map(|bad| bad.segment);
+        let cut = cut.or(self.segments.len().checked_sub(1));
+        if let Some(segment) = cut.map(|cut| &self.segments[cut]) {
+            let here = |island: &&Island| Arc::ptr_eq(&island.file, &segment.file);
+            let ends = self.islands.iter().filter(here).map(Island::end);
+            self.wipe_to = ends.fold(segment.end, u64::max);
+        }
         let Some(bad) = self.bad.first().cloned() else {
             return;
         };
         self.bad.clear();
         for segment in self.segments.drain(bad.segment + 1..) {
-            self.slots.spare.push(segment.file.slot);
+            self.slots.later.push(segment.file.slot);
         }
         drop_above(&mut self.segments, bad.head_before);
         let segment = &mut self.segments[bad.segment];
@@ -528,8 +570,14 @@ impl Walk {
             *head = (*head).min(header.after);
             return;
         }
-        if header.after < *head || header.kind != FrameKind::Records {
+        if header.kind != FrameKind::Records {
             return;
+        }
+        if header.after < *head {
+            // Frames are numbered in order, so a truncation to here or below was lost between.
+            drop_above(&mut self.segments, header.after);
+            places.push(self.loss_at_stop(LsnRange::new(header.after, header.after)));
+            *head = header.after;
         }
         if header.after > *head {
             places.push(self.loss_at_stop(LsnRange::new(*head, header.after)));
@@ -557,7 +605,7 @@ impl Walk {
                 indexed: false,
             }),
         }
-        self.slots.spare.retain(|slot| *slot != island.file.slot);
+        self.slots.later.retain(|slot| *slot != island.file.slot);
         for record in island
             .frame
             .records
