@@ -8,6 +8,7 @@ mod conversation;
 mod core;
 mod primary;
 mod rebuild;
+mod receiving;
 mod replica;
 mod ship;
 mod storage;

@@ -75,3 +75,7 @@ pub use driver::{
 pub use error::Error;
 pub use message::{Invalid, Refusal};
 pub use status::{PinStatus, RecoveryRecord, ReplicaStatus, SegmentStatus, Status};
+
+/// The replication protocol: messages, state diagrams, failure table.
+#[doc = include_str!("../PROTOCOL.md")]
+pub mod protocol {}

@@ -175,7 +175,7 @@ impl Receiver {
         }
     }
 
-    /// Raises our committed as far as our own durable allows (section 1.1: the chain binds our log).
+    /// Raises our committed as far as our own durable allows: the chain binds our own log.
     pub(crate) fn commit(&self) -> Result<(), Error> {
         let log = self.volume.log();
         log.commit(self.told.min(log.frontiers().durable))?;

@@ -1,4 +1,4 @@
-//! What recovery must not forget (D8): the state log in `recovery/`, and recovery's section of meta.
+//! What recovery must not forget (D8): the state log in `recovery/`, and its section of meta.
 //!
 //! The state log is append-only. An entry is
 //!
@@ -9,8 +9,8 @@
 //! An entry is valid iff its length is within the limit, its sum holds and its sequence follows the
 //! one before it. Entries behind the last valid one are a torn tail when no valid entry of a higher
 //! sequence lies behind it, and are cut; otherwise the log is damaged, and opening it fails. Every
-//! append is synced before it returns. A log over its limit is rewritten, in a new file that is renamed
-//! over the old one.
+//! append is synced before it returns. A log over its limit is rewritten, in a new file that is
+//! renamed over the old one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

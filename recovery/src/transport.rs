@@ -5,8 +5,8 @@
 //! - `receive` gives `None` when nothing arrived within its timeout, and keeps what arrived in part
 //!   for the next call. It is called by one thread at a time; `send` by any number.
 //! - After any error, and after `close`, the connection is over: every later call fails.
-//! - Nothing is trusted: whatever the peer sends, `receive` answers with a message or a typed error,
-//!   and allocates at most the limits of PROTOCOL.md.
+//! - Nothing is trusted: whatever the peer sends, `receive` answers with a message or a typed
+//!   error, and allocates at most the limits of PROTOCOL.md.
 
 pub(crate) mod ctl;
 pub(crate) mod tcp;

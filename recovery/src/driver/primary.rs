@@ -309,8 +309,8 @@ impl Primary {
         }
     }
 
-    /// Waits until replica `id` is in sync, with its recovery on record, and has acknowledged `lsn`;
-    /// `false` when time ran out.
+    /// Waits until replica `id` is in sync, its recovery is on record, and it has acknowledged
+    /// `lsn`; `false` when time ran out.
     #[must_use]
     pub fn wait_in_sync(&self, id: &str, lsn: Lsn, timeout: Duration) -> bool {
         let id = ReplicaId::new(id);

@@ -2,29 +2,26 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use seawall_snapshot::{Access, CreateOptions, Error as VolumeError, Volume};
+use seawall_snapshot::{Access, Volume};
 use seawall_wal::disk::{self, Disk};
-use seawall_wal::{Clock, Epoch, Error as LogError, LsnRange, Role, Ticket};
+use seawall_wal::{Clock, Epoch, Error as LogError, Lsn};
 
-use super::conversation::{Batch, LOOK, SILENCE};
-use super::{CtlServer, Threads, beside, serve_ctl};
+use super::receiving::session;
+use super::{CtlServer, Threads, serve_ctl};
 use crate::error::Error;
 use crate::id::SessionId;
-use crate::message::{Body, Fence, Hello, Message, Promised, Refusal};
-use crate::receiver::{self, Effect, Receiver, Stage};
+use crate::message::{Body, Fence, Message, Promised, Refusal};
+use crate::receiver::{self, Stage};
 use crate::state::NodeState;
 use crate::status::Status;
 use crate::transport::Link;
 use crate::transport::tcp::Listener;
 
 /// Time for a first message, and for a displaced session to end.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Batches that may wait for their sync.
-const UNSYNCED_MAX: usize = 64;
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections at a time; more are closed at once.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -41,19 +38,20 @@ pub struct Replica {
     shared: Arc<Shared>,
 }
 
+/// Everything the threads of one replica share.
 #[derive(Debug)]
-struct Shared {
-    disk: Arc<dyn Disk>,
-    clock: Arc<dyn Clock>,
-    dir: PathBuf,
-    id: String,
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) dir: PathBuf,
+    pub(super) id: String,
     listener: Listener,
     threads: Threads,
     /// Installing a base replaces it; `None` before the first handshake of an empty directory.
     volume: RwLock<Option<Arc<Volume>>>,
     ctl: Mutex<Option<CtlServer>>,
     gate: Mutex<Gate>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// What status shows of the session; a long step under the gate does not hide it.
     stage: Mutex<Option<Stage>>,
 }
@@ -61,23 +59,24 @@ struct Shared {
 /// Who may change the replica. Whatever a session applies, it applies under this lock, so nothing
 /// of an older epoch is applied after a promise was answered (D5).
 #[derive(Debug, Default)]
-struct Gate {
+pub(super) struct Gate {
     /// Highest epoch promised before there is a meta to persist it in.
     promised: Epoch,
     /// The session that may apply.
-    current: Option<Current>,
+    pub(super) current: Option<Current>,
     /// The session whose thread has not ended yet.
-    running: Option<SessionId>,
+    pub(super) running: Option<SessionId>,
     /// Every open connection, to be closed when the replica stops.
     links: Vec<Link>,
-    stopping: bool,
+    pub(super) stopping: bool,
     failed: Option<Error>,
 }
 
+/// The session that may apply, and its connection.
 #[derive(Debug)]
-struct Current {
-    fence: Fence,
-    link: Link,
+pub(super) struct Current {
+    pub(super) fence: Fence,
+    pub(super) link: Link,
 }
 
 impl Replica {
@@ -86,8 +85,8 @@ impl Replica {
     /// socket.
     ///
     /// # Errors
-    /// [`Error::Volume`] when the directory holds something else, belongs to a primary or is in use;
-    /// [`Error::Address`], [`Error::Insecure`], [`Error::Socket`].
+    /// [`Error::Volume`] when the directory holds something else, belongs to a primary or is in
+    /// use; [`Error::Address`], [`Error::Insecure`], [`Error::Socket`].
     pub fn serve(
         disk: &Arc<dyn Disk>,
         clock: &Arc<dyn Clock>,
@@ -180,22 +179,22 @@ fn is_empty(disk: &Arc<dyn Disk>, dir: &Path) -> Result<bool, Error> {
 }
 
 impl Shared {
-    fn gate(&self) -> MutexGuard<'_, Gate> {
+    pub(super) fn gate(&self) -> MutexGuard<'_, Gate> {
         // OK because every field is valid by itself, whoever panicked while holding the lock.
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn volume(&self) -> Option<Arc<Volume>> {
+    pub(super) fn volume(&self) -> Option<Arc<Volume>> {
         let volume = self.volume.read();
         volume.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_volume(&self, volume: Option<Arc<Volume>>) {
+    pub(super) fn set_volume(&self, volume: Option<Arc<Volume>>) {
         *self.volume.write().unwrap_or_else(PoisonError::into_inner) = volume;
     }
 
     /// Takes a volume that was opened or created, and answers for it on its `ctl` socket.
-    fn adopt(self: &Arc<Self>, volume: Arc<Volume>) -> Result<(), Error> {
+    pub(super) fn adopt(self: &Arc<Self>, volume: Arc<Volume>) -> Result<(), Error> {
         NodeState::read_or_draw(volume.meta())?;
         self.set_volume(Some(volume));
         let weak: Weak<Shared> = Arc::downgrade(self);
@@ -225,7 +224,7 @@ impl Shared {
         status
     }
 
-    fn show(&self, stage: Option<Stage>) {
+    pub(super) fn show(&self, stage: Option<Stage>) {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
     }
 
@@ -255,13 +254,13 @@ impl Shared {
     }
 
     /// Highest epoch that this node has persisted.
-    fn promised(&self, gate: &Gate) -> Epoch {
+    pub(super) fn promised(&self, gate: &Gate) -> Epoch {
         let persisted = self.volume().map(|volume| volume.meta().get().epoch);
         persisted.unwrap_or_default().max(gate.promised)
     }
 
     /// Persists `epoch` if it is news, before anybody hears of it.
-    fn promise(&self, gate: &mut Gate, epoch: Epoch) -> Result<(), Error> {
+    pub(super) fn promise(&self, gate: &mut Gate, epoch: Epoch) -> Result<(), Error> {
         if epoch <= self.promised(gate) {
             return Ok(());
         }
@@ -355,8 +354,8 @@ fn promise(shared: &Shared, fence: Fence) -> Result<Body, Error> {
             replica: shared.id.clone(),
             volume: None,
             last_entry: None,
-            durable: seawall_wal::Lsn::ZERO,
-            committed: seawall_wal::Lsn::ZERO,
+            durable: Lsn::ZERO,
+            committed: Lsn::ZERO,
             needs_rebuild: false,
         }));
     };
@@ -369,283 +368,4 @@ fn promise(shared: &Shared, fence: Fence) -> Result<Body, Error> {
         committed: report.committed,
         needs_rebuild: report.needs_rebuild,
     }))
-}
-
-/// One session of a primary, from its hello to its end.
-struct Session<'a> {
-    shared: &'a Shared,
-    link: &'a Link,
-    fence: Fence,
-    id: SessionId,
-}
-
-fn refuse(link: &Link, reason: Refusal) -> Error {
-    Error::Refused {
-        peer: link.peer().into(),
-        reason,
-    }
-}
-
-fn session(shared: &Arc<Shared>, link: &Link, fence: Fence, hello: &Hello) -> Result<(), Error> {
-    let (Some(volume), Some(epoch), Some(id)) = (fence.volume, fence.epoch, fence.session) else {
-        return Err(refuse(link, Refusal::NoSession));
-    };
-    let session = Session {
-        shared,
-        link,
-        fence,
-        id,
-    };
-    let gate = session.take_over(epoch, hello)?;
-    let prepared = match shared.volume() {
-        Some(open) => Ok((open, false)),
-        None => create(shared, volume, epoch, hello).map(|created| (created, true)),
-    };
-    drop(gate);
-    let result = prepared.and_then(|(open, fresh)| session.run(&open, fresh, hello));
-    session.leave();
-    result
-}
-
-/// An empty directory adopts volume id and geometry at its first handshake (D8).
-fn create(
-    shared: &Arc<Shared>,
-    volume: seawall_wal::VolumeId,
-    epoch: Epoch,
-    hello: &Hello,
-) -> Result<Arc<Volume>, Error> {
-    let options = CreateOptions {
-        volume: Some(volume),
-        geometry: hello.geometry,
-        role: Role::Replica,
-    };
-    Volume::create(&shared.disk, &shared.dir, options)?;
-    let opened = Volume::open(&shared.disk, &shared.dir, &shared.clock, Access::Replica)?;
-    let volume = opened.0;
-    volume
-        .meta()
-        .update(|meta| meta.epoch = meta.epoch.max(epoch))?;
-    shared.adopt(Arc::clone(&volume))?;
-    Ok(volume)
-}
-
-impl Session<'_> {
-    /// Checks authority and takes the place of an older session, whose thread has ended when this
-    /// returns.
-    fn take_over(&self, epoch: Epoch, hello: &Hello) -> Result<MutexGuard<'_, Gate>, Error> {
-        if hello.replica != self.shared.id {
-            let id = self.shared.id.clone();
-            return Err(refuse(self.link, Refusal::OtherId { id }));
-        }
-        let mut gate = self.shared.gate();
-        self.check_epoch(&gate, epoch)?;
-        if let (Some(volume), Some(theirs)) = (self.shared.volume(), self.fence.volume) {
-            // Before anything changes: another volume moves nothing here, not even the epoch.
-            let ours = volume.meta().get().volume;
-            if ours != theirs {
-                return Err(refuse(self.link, Refusal::OtherVolume { volume: ours }));
-            }
-            receiver::check_shape(&volume, hello).map_err(|reason| refuse(self.link, reason))?;
-        }
-        if let Some(old) = gate.current.take() {
-            old.link.close();
-        }
-        let busy = |gate: &mut Gate| gate.running.is_some() && !gate.stopping;
-        let waited = self.shared.changed.wait_timeout_while(gate, PATIENCE, busy);
-        gate = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if gate.running.is_some() || gate.stopping {
-            let text = "the session before does not end".into();
-            return Err(refuse(self.link, Refusal::Failed { text }));
-        }
-        self.check_epoch(&gate, epoch)?;
-        self.shared.promise(&mut gate, epoch)?;
-        gate.running = Some(self.id);
-        gate.current = Some(Current {
-            fence: self.fence,
-            link: Arc::clone(self.link),
-        });
-        self.shared.show(Some(Stage::Connected));
-        Ok(gate)
-    }
-
-    fn check_epoch(&self, gate: &Gate, epoch: Epoch) -> Result<(), Error> {
-        let promised = self.shared.promised(gate);
-        match epoch < promised {
-            true => Err(refuse(self.link, Refusal::EpochTooOld { promised })),
-            false => Ok(()),
-        }
-    }
-
-    /// Makes room for the next session.
-    fn leave(&self) {
-        let mut gate = self.shared.gate();
-        if gate.running == Some(self.id) {
-            gate.running = None;
-        }
-        if self.is_current(&gate) {
-            gate.current = None;
-        }
-        if gate.current.is_none() {
-            self.shared.show(None);
-        }
-        drop(gate);
-        self.shared.changed.notify_all();
-    }
-
-    fn is_current(&self, gate: &Gate) -> bool {
-        let current = gate.current.as_ref();
-        current.is_some_and(|current| current.fence == self.fence) && !gate.stopping
-    }
-
-    fn send(&self, body: Body) -> Result<(), Error> {
-        let fence = self.fence;
-        self.link.send(&Message { fence, body })
-    }
-
-    fn run(&self, volume: &Arc<Volume>, fresh: bool, hello: &Hello) -> Result<(), Error> {
-        tracing::debug!(primary_head = %hello.head, "session begins");
-        let report = receiver::report(volume, &self.shared.id, fresh)?;
-        self.send(Body::HelloReply(report))?;
-        let mut receiver = Receiver::new(Arc::clone(volume), fresh);
-        let (queue, tickets) = sync_channel(UNSYNCED_MAX);
-        beside(
-            "seawall-acker",
-            move || self.acknowledge(&tickets),
-            || {
-                let result = self.receive(&mut receiver, queue);
-                if result.is_ok() {
-                    self.link.close();
-                }
-                result
-            },
-        )
-    }
-
-    /// Receives and applies until the connection ends. The queue ends with this call.
-    fn receive(&self, receiver: &mut Receiver, queue: SyncSender<Ticket>) -> Result<(), Error> {
-        let mut silent = Duration::ZERO;
-        loop {
-            let message = match self.link.receive(LOOK) {
-                Ok(Some(message)) => message,
-                Ok(None) if silent >= SILENCE => {
-                    return Err(Error::Silent {
-                        peer: self.link.peer().into(),
-                        silent,
-                    });
-                }
-                Ok(None) => {
-                    silent += LOOK;
-                    continue;
-                }
-                Err(Error::Closed { .. }) => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            silent = Duration::ZERO;
-            if message.fence != self.fence {
-                return Err(refuse(self.link, Refusal::NoSession));
-            }
-            match message.body {
-                Body::Alive => receiver.commit()?,
-                Body::Bye => return Ok(()),
-                body => {
-                    let effect = self.apply(receiver, body)?;
-                    self.follow_up(receiver, effect, &queue)?;
-                }
-            }
-        }
-    }
-
-    /// Applies one message in the critical section that also decides who may (D5).
-    fn apply(&self, receiver: &mut Receiver, body: Body) -> Result<Effect, Error> {
-        let gate = self.shared.gate();
-        if !self.is_current(&gate) {
-            return Err(refuse(self.link, Refusal::Displaced));
-        }
-        let effect = receiver.on(body);
-        self.shared.show(Some(receiver.stage()));
-        if let Ok(Effect::Switched(volume, _)) = &effect {
-            self.shared.set_volume(Some(Arc::clone(volume)));
-        }
-        drop(gate);
-        if effect.is_err() {
-            self.reopen_if_closed();
-        }
-        effect
-    }
-
-    fn follow_up(
-        &self,
-        receiver: &Receiver,
-        effect: Effect,
-        queue: &SyncSender<Ticket>,
-    ) -> Result<(), Error> {
-        match effect {
-            Effect::Quiet => Ok(()),
-            Effect::Answer(body) | Effect::Switched(_, body) => self.send(body),
-            Effect::Queued(ticket) => {
-                receiver.commit()?;
-                // The acker ends only with an error of its own, which it has sent.
-                queue.send(ticket).map_err(|_| Error::Closed {
-                    peer: self.link.peer().into(),
-                })
-            }
-            Effect::Serve(range) => self.serve_records(range),
-        }
-    }
-
-    /// Sends records that only we hold to a primary that lost them (D1).
-    fn serve_records(&self, range: LsnRange) -> Result<(), Error> {
-        let volume = self.shared.volume().ok_or(Error::ShutDown)?;
-        let committed = volume.log().frontiers().committed;
-        let mut batch = Batch::new();
-        for record in volume.log().read(range)? {
-            if let Some(full) = batch.push(record?) {
-                let records = full.records;
-                self.send(Body::Records { committed, records })?;
-            }
-        }
-        let records = batch.records;
-        match records.is_empty() {
-            true => Ok(()),
-            false => self.send(Body::Records { committed, records }),
-        }
-    }
-
-    /// Acknowledges what is synced, cumulatively, and says that we are alive (H24).
-    fn acknowledge(&self, tickets: &Inbox<Ticket>) {
-        loop {
-            let said = match tickets.recv_timeout(super::conversation::ALIVE_AFTER) {
-                Ok(ticket) => self.sync(ticket, tickets),
-                Err(RecvTimeoutError::Timeout) => self.send(Body::Alive),
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            if let Err(error) = said {
-                tracing::debug!(%error, "acknowledgements end");
-                drop(self.send(Body::Refused(receiver::refusal(&error))));
-                return self.link.close();
-            }
-        }
-    }
-
-    /// One sync for everything that waits; one acknowledgement.
-    fn sync(&self, first: Ticket, tickets: &Inbox<Ticket>) -> Result<(), Error> {
-        let last = tickets.try_iter().last().unwrap_or(first);
-        let durable = last.wait()?;
-        self.send(Body::Ack { durable })
-    }
-
-    /// A switch that failed half-way may have closed the old volume: what lies in the directory is
-    /// whole either way (D12), so it is opened again.
-    fn reopen_if_closed(&self) {
-        let shared = self.shared;
-        let _gate = shared.gate();
-        if shared.volume().is_none_or(|volume| !volume.is_closed()) {
-            return;
-        }
-        match Volume::open(&shared.disk, &shared.dir, &shared.clock, Access::Replica) {
-            Ok((volume, _)) => shared.set_volume(Some(volume)),
-            Err(VolumeError::Log(LogError::Locked { .. })) => {}
-            Err(error) => tracing::error!(%error, "the volume cannot be opened again"),
-        }
-    }
 }

@@ -1,0 +1,305 @@
+//! One session of a primary at the replica: takes the place of an older one, applies, acknowledges.
+
+use std::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use seawall_snapshot::{Access, CreateOptions, Error as VolumeError, Volume};
+use seawall_wal::{Epoch, Error as LogError, LsnRange, Role, Ticket, VolumeId};
+
+use super::beside;
+use super::conversation::{ALIVE_AFTER, Batch, LOOK, SILENCE};
+use super::replica::{Current, Gate, PATIENCE, Shared};
+use crate::error::Error;
+use crate::id::SessionId;
+use crate::message::{Body, Fence, Hello, Message, Refusal};
+use crate::receiver::{self, Effect, Receiver, Stage};
+use crate::transport::Link;
+
+/// Batches that may wait for their sync.
+const UNSYNCED_MAX: usize = 64;
+
+/// One session of a primary, from its hello to its end.
+struct Session<'a> {
+    shared: &'a Shared,
+    link: &'a Link,
+    fence: Fence,
+    id: SessionId,
+}
+
+fn refuse(link: &Link, reason: Refusal) -> Error {
+    Error::Refused {
+        peer: link.peer().into(),
+        reason,
+    }
+}
+
+/// Runs the session that `hello` opens, to its end.
+pub(super) fn session(
+    shared: &Arc<Shared>,
+    link: &Link,
+    fence: Fence,
+    hello: &Hello,
+) -> Result<(), Error> {
+    let (Some(volume), Some(epoch), Some(id)) = (fence.volume, fence.epoch, fence.session) else {
+        return Err(refuse(link, Refusal::NoSession));
+    };
+    let session = Session {
+        shared,
+        link,
+        fence,
+        id,
+    };
+    let gate = session.take_over(epoch, hello)?;
+    let prepared = match shared.volume() {
+        Some(open) => Ok((open, false)),
+        None => create(shared, volume, epoch, hello).map(|created| (created, true)),
+    };
+    drop(gate);
+    let result = prepared.and_then(|(open, fresh)| session.run(&open, fresh, hello));
+    session.leave();
+    result
+}
+
+/// An empty directory adopts volume id and geometry at its first handshake (D8).
+fn create(
+    shared: &Arc<Shared>,
+    volume: VolumeId,
+    epoch: Epoch,
+    hello: &Hello,
+) -> Result<Arc<Volume>, Error> {
+    let options = CreateOptions {
+        volume: Some(volume),
+        geometry: hello.geometry,
+        role: Role::Replica,
+    };
+    Volume::create(&shared.disk, &shared.dir, options)?;
+    let opened = Volume::open(&shared.disk, &shared.dir, &shared.clock, Access::Replica)?;
+    let volume = opened.0;
+    volume
+        .meta()
+        .update(|meta| meta.epoch = meta.epoch.max(epoch))?;
+    shared.adopt(Arc::clone(&volume))?;
+    Ok(volume)
+}
+
+impl Session<'_> {
+    /// Checks authority and takes the place of an older session, whose thread has ended when this
+    /// returns.
+    fn take_over(&self, epoch: Epoch, hello: &Hello) -> Result<MutexGuard<'_, Gate>, Error> {
+        if hello.replica != self.shared.id {
+            let id = self.shared.id.clone();
+            return Err(refuse(self.link, Refusal::OtherId { id }));
+        }
+        let mut gate = self.shared.gate();
+        self.check_epoch(&gate, epoch)?;
+        if let (Some(volume), Some(theirs)) = (self.shared.volume(), self.fence.volume) {
+            // Before anything changes: another volume moves nothing here, not even the epoch.
+            let ours = volume.meta().get().volume;
+            if ours != theirs {
+                return Err(refuse(self.link, Refusal::OtherVolume { volume: ours }));
+            }
+            receiver::check_shape(&volume, hello).map_err(|reason| refuse(self.link, reason))?;
+        }
+        if let Some(old) = gate.current.take() {
+            old.link.close();
+        }
+        let busy = |gate: &mut Gate| gate.running.is_some() && !gate.stopping;
+        let waited = self.shared.changed.wait_timeout_while(gate, PATIENCE, busy);
+        gate = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if gate.running.is_some() || gate.stopping {
+            let text = "the session before does not end".into();
+            return Err(refuse(self.link, Refusal::Failed { text }));
+        }
+        self.check_epoch(&gate, epoch)?;
+        self.shared.promise(&mut gate, epoch)?;
+        gate.running = Some(self.id);
+        gate.current = Some(Current {
+            fence: self.fence,
+            link: Arc::clone(self.link),
+        });
+        self.shared.show(Some(Stage::Connected));
+        Ok(gate)
+    }
+
+    fn check_epoch(&self, gate: &Gate, epoch: Epoch) -> Result<(), Error> {
+        let promised = self.shared.promised(gate);
+        match epoch < promised {
+            true => Err(refuse(self.link, Refusal::EpochTooOld { promised })),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes room for the next session.
+    fn leave(&self) {
+        let mut gate = self.shared.gate();
+        if gate.running == Some(self.id) {
+            gate.running = None;
+        }
+        if self.is_current(&gate) {
+            gate.current = None;
+        }
+        if gate.current.is_none() {
+            self.shared.show(None);
+        }
+        drop(gate);
+        self.shared.changed.notify_all();
+    }
+
+    fn is_current(&self, gate: &Gate) -> bool {
+        let current = gate.current.as_ref();
+        current.is_some_and(|current| current.fence == self.fence) && !gate.stopping
+    }
+
+    fn send(&self, body: Body) -> Result<(), Error> {
+        let fence = self.fence;
+        self.link.send(&Message { fence, body })
+    }
+
+    fn run(&self, volume: &Arc<Volume>, fresh: bool, hello: &Hello) -> Result<(), Error> {
+        tracing::debug!(primary_head = %hello.head, "session begins");
+        let report = receiver::report(volume, &self.shared.id, fresh)?;
+        self.send(Body::HelloReply(report))?;
+        let mut receiver = Receiver::new(Arc::clone(volume), fresh);
+        let (queue, tickets) = sync_channel(UNSYNCED_MAX);
+        beside(
+            "seawall-acker",
+            move || self.acknowledge(&tickets),
+            || {
+                let result = self.receive(&mut receiver, queue);
+                if result.is_ok() {
+                    self.link.close();
+                }
+                result
+            },
+        )
+    }
+
+    /// Receives and applies until the connection ends. The queue ends with this call.
+    fn receive(&self, receiver: &mut Receiver, queue: SyncSender<Ticket>) -> Result<(), Error> {
+        let mut silent = Duration::ZERO;
+        loop {
+            let message = match self.link.receive(LOOK) {
+                Ok(Some(message)) => message,
+                Ok(None) if silent >= SILENCE => {
+                    return Err(Error::Silent {
+                        peer: self.link.peer().into(),
+                        silent,
+                    });
+                }
+                Ok(None) => {
+                    silent += LOOK;
+                    continue;
+                }
+                Err(Error::Closed { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            silent = Duration::ZERO;
+            if message.fence != self.fence {
+                return Err(refuse(self.link, Refusal::NoSession));
+            }
+            match message.body {
+                Body::Alive => receiver.commit()?,
+                Body::Bye => return Ok(()),
+                body => {
+                    let effect = self.apply(receiver, body)?;
+                    self.follow_up(receiver, effect, &queue)?;
+                }
+            }
+        }
+    }
+
+    /// Applies one message in the critical section that also decides who may (D5).
+    fn apply(&self, receiver: &mut Receiver, body: Body) -> Result<Effect, Error> {
+        let gate = self.shared.gate();
+        if !self.is_current(&gate) {
+            return Err(refuse(self.link, Refusal::Displaced));
+        }
+        let effect = receiver.on(body);
+        self.shared.show(Some(receiver.stage()));
+        if let Ok(Effect::Switched(volume, _)) = &effect {
+            self.shared.set_volume(Some(Arc::clone(volume)));
+        }
+        drop(gate);
+        if effect.is_err() {
+            self.reopen_if_closed();
+        }
+        effect
+    }
+
+    fn follow_up(
+        &self,
+        receiver: &Receiver,
+        effect: Effect,
+        queue: &SyncSender<Ticket>,
+    ) -> Result<(), Error> {
+        match effect {
+            Effect::Quiet => Ok(()),
+            Effect::Answer(body) | Effect::Switched(_, body) => self.send(body),
+            Effect::Queued(ticket) => {
+                receiver.commit()?;
+                // The acker ends only with an error of its own, which it has sent.
+                queue.send(ticket).map_err(|_| Error::Closed {
+                    peer: self.link.peer().into(),
+                })
+            }
+            Effect::Serve(range) => self.serve_records(range),
+        }
+    }
+
+    /// Sends records that only we hold to a primary that lost them (D1).
+    fn serve_records(&self, range: LsnRange) -> Result<(), Error> {
+        let volume = self.shared.volume().ok_or(Error::ShutDown)?;
+        let committed = volume.log().frontiers().committed;
+        let mut batch = Batch::new();
+        for record in volume.log().read(range)? {
+            if let Some(full) = batch.push(record?) {
+                let records = full.records;
+                self.send(Body::Records { committed, records })?;
+            }
+        }
+        let records = batch.records;
+        match records.is_empty() {
+            true => Ok(()),
+            false => self.send(Body::Records { committed, records }),
+        }
+    }
+
+    /// Acknowledges what is synced, cumulatively, and says that we are alive (H24).
+    fn acknowledge(&self, tickets: &Inbox<Ticket>) {
+        loop {
+            let said = match tickets.recv_timeout(ALIVE_AFTER) {
+                Ok(ticket) => self.sync(ticket, tickets),
+                Err(RecvTimeoutError::Timeout) => self.send(Body::Alive),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Err(error) = said {
+                tracing::debug!(%error, "acknowledgements end");
+                drop(self.send(Body::Refused(receiver::refusal(&error))));
+                return self.link.close();
+            }
+        }
+    }
+
+    /// One sync for everything that waits; one acknowledgement.
+    fn sync(&self, first: Ticket, tickets: &Inbox<Ticket>) -> Result<(), Error> {
+        let last = tickets.try_iter().last().unwrap_or(first);
+        let durable = last.wait()?;
+        self.send(Body::Ack { durable })
+    }
+
+    /// A switch that failed half-way may have closed the old volume: what lies in the directory is
+    /// whole either way (D12), so it is opened again.
+    fn reopen_if_closed(&self) {
+        let shared = self.shared;
+        let _gate = shared.gate();
+        if shared.volume().is_none_or(|volume| !volume.is_closed()) {
+            return;
+        }
+        match Volume::open(&shared.disk, &shared.dir, &shared.clock, Access::Replica) {
+            Ok((volume, _)) => shared.set_volume(Some(volume)),
+            Err(VolumeError::Log(LogError::Locked { .. })) => {}
+            Err(error) => tracing::error!(%error, "the volume cannot be opened again"),
+        }
+    }
+}

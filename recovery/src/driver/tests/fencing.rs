@@ -1,0 +1,262 @@
+//! Peers that lie, mix up, or say nothing.
+
+use super::*;
+
+#[test]
+fn a_replica_of_another_volume_is_refused_and_unchanged() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    lab.create("other", 4 * MIB);
+    let replica = lab.replica("r1");
+    let served = lab.serve("p", options(&[&replica]));
+    let lsn = served.fill(0..10, 1);
+    served.in_sync("r1", lsn);
+    let before = replica.status().volume;
+    served.stop();
+    let served = lab.serve("other", options(&[&replica]));
+    let cause = served.primary.shared().wait(PATIENCE, |core| {
+        let mut extras = core.extras.values();
+        extras.find_map(|extra| extra.cause.clone())
+    });
+    assert!(cause.unwrap().contains("belongs to volume"));
+    assert_eq!(replica.status().volume, before);
+    assert_eq!(replica.status().durable, lsn.get());
+    served.stop();
+    replica.shutdown().unwrap();
+}
+
+// D5
+#[test]
+fn a_promised_epoch_ends_the_stream_and_deposes_the_old_primary() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let replica = lab.replica("r1");
+    let address = replica.address().to_string();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: PATIENCE,
+        ..options(&[&replica])
+    };
+    let served = lab.serve("p", quorum);
+    let lsn = served.fill(0..10, 1);
+    served.in_sync("r1", lsn);
+    let report = promise_epoch(&address, Epoch::new(9), false).unwrap();
+    assert_eq!((report.epoch, report.durable), (Epoch::new(9), lsn));
+    assert!(matches!(
+        promise_epoch(&address, Epoch::new(8), false),
+        Err(Error::Refused { reason: crate::message::Refusal::EpochTooOld { promised }, .. })
+            if promised == Epoch::new(9)
+    ));
+    let written = served.primary.write(0, &[1; 4096], Durability::Durable);
+    assert!(
+        matches!(&written, Err(Error::Deposed { promised, .. }) if *promised == Epoch::new(9)),
+        "{written:?}"
+    );
+    assert_eq!(replica.status().durable, lsn.get());
+    assert_eq!(replica.status().epoch, 9);
+    served.stop();
+    replica.shutdown().unwrap();
+    // Persisted: a restart still refuses.
+    let replica = lab.replica_at("r1", &address);
+    assert_eq!(replica.status().epoch, 9);
+    replica.shutdown().unwrap();
+}
+
+/// A replica of nothing, as far as a test speaks for it.
+struct Impostor {
+    link: Link,
+    fence: Fence,
+}
+
+impl Impostor {
+    fn meet(listener: &crate::transport::tcp::Listener, durable: Lsn, like: &Volume) -> Impostor {
+        let link = listener.accept().unwrap().unwrap();
+        let hello = link.receive(PATIENCE).unwrap().unwrap();
+        let impostor = Impostor {
+            link,
+            fence: hello.fence,
+        };
+        impostor.say(Body::HelloReply(crate::message::HelloReply {
+            replica: "r1".into(),
+            node: seawall_wal::NodeIncarnation([1; 16]),
+            volume: hello.fence.volume,
+            durable,
+            checkpoint: Some(Lsn::ZERO),
+            intent: None,
+            committed: Lsn::ZERO,
+            incomplete_base: None,
+            needs_rebuild: false,
+            promised: Epoch::default(),
+            lineage: like.log().lineage().through(durable),
+        }));
+        impostor
+    }
+
+    fn say(&self, body: Body) {
+        let fence = self.fence;
+        self.link.send(&Message { fence, body }).unwrap();
+    }
+
+    /// The next message that is not about liveness; `None` when the primary hung up.
+    fn hear(&self) -> Option<Body> {
+        loop {
+            match self.link.receive(PATIENCE) {
+                Ok(Some(Message {
+                    body: Body::Alive, ..
+                })) => {}
+                Ok(message) => return Some(message.expect("the primary speaks in time").body),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Goes along with a rebuild, and claims this digest at the end.
+    fn install(&self, digest: seawall_snapshot::Digest) {
+        while let Some(body) = self.hear() {
+            match body {
+                Body::Mark { .. } => self.say(Body::Marked),
+                Body::BaseBegin(_) => self.say(Body::BaseReady { compare: false }),
+                Body::BaseEnd { chunks, .. } => {
+                    let lsn = Lsn::new(100);
+                    self.say(Body::BaseInstalled { lsn, chunks });
+                }
+                Body::DigestQuery { lsn } => self.say(Body::DigestReply { lsn, state: digest }),
+                Body::Chunk { .. } | Body::ZeroChunks { .. } => {}
+                other => panic!("{} is not due", other.name()),
+            }
+        }
+    }
+}
+
+fn impostor_options(listener: &crate::transport::tcp::Listener) -> PrimaryOptions {
+    PrimaryOptions {
+        replicas: vec![ReplicaAddress {
+            id: "r1".into(),
+            address: listener.address().to_string(),
+        }],
+        ..PrimaryOptions::default()
+    }
+}
+
+// L-B4, A136: the base arrived whole, and still the states differ.
+#[test]
+fn a_replica_whose_state_digest_differs_is_never_in_sync() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let served = lab.serve("p", PrimaryOptions::default());
+    served.fill(0..100, 1);
+    served.stop();
+    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let full = PrimaryOptions {
+        rebuild_full: true,
+        ..impostor_options(&listener)
+    };
+    let served = lab.serve("p", full);
+    let volume = served.primary.volume();
+    Impostor::meet(&listener, Lsn::ZERO, volume).install(seawall_snapshot::Digest(7));
+    let record = served.recovered("r1", "rebuild");
+    assert!(record.result.contains("state digest"), "{record:#?}");
+    assert!(served.primary.status().replicas[0].needs_rebuild);
+    assert!(!served.primary.wait_in_sync("r1", Lsn::ZERO, Duration::ZERO));
+    served.stop();
+    // The mark was durable before the first byte was sent (D8).
+    let state = StateLog::open(&lab.disk, &lab.dir("p")).unwrap();
+    assert_eq!(
+        state.remembered("r1").mark.as_deref(),
+        Some("transfer-began")
+    );
+}
+
+// H24, A109
+#[test]
+fn an_acknowledgement_of_what_was_never_shipped_ends_the_stream() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: PATIENCE,
+        ..impostor_options(&listener)
+    };
+    let served = lab.serve("p", quorum);
+    let impostor = Impostor::meet(&listener, Lsn::ZERO, served.primary.volume());
+    assert!(matches!(impostor.hear(), Some(Body::InSync { lsn }) if lsn.is_zero()));
+    impostor.say(Body::Ack {
+        durable: Lsn::new(5),
+    });
+    assert!(impostor.hear().is_none(), "the primary hangs up");
+    let committed = served.primary.status().committed;
+    assert_eq!(committed, 0);
+    served.stop();
+}
+
+// L-S2: the fence is checked before any effect.
+#[test]
+fn a_message_of_another_session_has_no_effect() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        ..impostor_options(&listener)
+    };
+    let served = lab.serve("p", quorum);
+    let mut impostor = Impostor::meet(&listener, Lsn::ZERO, served.primary.volume());
+    assert!(matches!(impostor.hear(), Some(Body::InSync { .. })));
+    let lsn = served
+        .primary
+        .write(0, &[1; BLOCK_BYTES], Durability::Volatile)
+        .unwrap();
+    served.primary.volume().flush().unwrap();
+    assert!(matches!(impostor.hear(), Some(Body::Records { .. })));
+    let session = impostor.fence.session.as_mut().unwrap();
+    session.counter += 1;
+    impostor.say(Body::Ack { durable: lsn });
+    assert!(impostor.hear().is_none(), "the primary hangs up");
+    assert_eq!(served.primary.status().committed, 0);
+    served.stop();
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Debug, Default)]
+struct HandClock(std::sync::atomic::AtomicU64);
+
+impl Clock for HandClock {
+    fn unix_ns(&self) -> u64 {
+        0
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.0.load(std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+// D7, L-S5
+#[test]
+fn silence_ends_a_connection_and_nothing_else() {
+    use super::conversation::{Conversation, SILENCE};
+    let (primary, replica) = crate::transport::memory::pair();
+    let hand = Arc::new(HandClock::default());
+    let clock: Arc<dyn Clock> = Arc::clone(&hand) as Arc<dyn Clock>;
+    let talk = Conversation::new(primary, Fence::default(), &clock);
+    let (inbox, speaker) = std::sync::mpsc::sync_channel(1);
+    beside(
+        "listener",
+        || talk.listen(&inbox, Some),
+        || {
+            let body = Body::Ack { durable: Lsn::ZERO };
+            let fence = Fence::default();
+            replica.send(&Message { fence, body }).unwrap();
+            assert!(
+                speaker.recv_timeout(PATIENCE).is_ok(),
+                "a live peer is heard"
+            );
+            let past = u64::try_from(SILENCE.as_nanos()).unwrap();
+            hand.0.store(past, std::sync::atomic::Ordering::Release);
+        },
+    );
+    assert!(matches!(talk.cause(), Some(Error::Silent { silent, .. }) if silent >= SILENCE));
+    // The listener has said that we are alive before it gave up.
+    let alive = replica.receive(PATIENCE).unwrap().unwrap();
+    assert!(matches!(alive.body, Body::Alive));
+}

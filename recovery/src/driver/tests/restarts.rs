@@ -1,0 +1,177 @@
+//! What a restart may and may not change, who waits for whom, and what status says.
+
+use super::*;
+
+// D1, D13
+#[test]
+fn records_that_the_primary_lost_are_fetched_before_anything_new() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let replica = lab.replica("r1");
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: PATIENCE,
+        ..options(&[&replica])
+    };
+    let served = lab.serve("p", quorum.clone());
+    let early = served.fill(0..20, 1);
+    served.in_sync("r1", early);
+    lab.copy(&lab.dir("p"), &lab.dir("crashed"));
+    let acknowledged = served.fill(0..30, 2);
+    served.stop();
+    let served = lab.serve("crashed", quorum);
+    // The first write waits until what was acknowledged is back.
+    let next = served
+        .primary
+        .write(0, &[3; 4096], Durability::Durable)
+        .unwrap();
+    assert_eq!(next, acknowledged.next());
+    assert!(served.primary.confirmed());
+    let mut block = [0; 4096];
+    served.primary.read(29 * BLOCK, &mut block).unwrap();
+    assert_eq!(block, [31; 4096]);
+    served.in_sync("r1", next);
+    assert_equal(served.primary.volume(), &replica, next);
+    let fetched = served.primary.events();
+    assert!(
+        fetched
+            .iter()
+            .any(|event| event.what.name() == "records-fetched")
+    );
+    let lineage = served.primary.volume().log().lineage();
+    assert_eq!(lineage.last().unwrap().first, next);
+    served.stop();
+    replica.shutdown().unwrap();
+}
+
+// D6
+#[test]
+fn a_quorum_flush_waits_for_the_replica_and_a_late_acknowledgement_counts() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let replica = lab.replica("r1");
+    let address = replica.address().to_string();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: Duration::from_millis(50),
+        ..options(&[&replica])
+    };
+    replica.shutdown().unwrap();
+    let served = lab.serve("p", quorum);
+    let lsn = served
+        .primary
+        .write(0, &[1; 4096], Durability::Volatile)
+        .unwrap();
+    assert!(matches!(
+        served.primary.flush(),
+        Err(Error::CommitTimeout { lsn: waited, committed, .. })
+            if waited == lsn && committed.is_zero()
+    ));
+    let replica = lab.replica_at("r1", &address);
+    assert_eq!(served.primary.wait_committed(lsn, PATIENCE).unwrap(), lsn);
+    served.stop();
+    replica.shutdown().unwrap();
+}
+
+// D1
+#[test]
+fn a_reopened_primary_takes_no_writes_before_the_ack_rule_covers_its_log() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let replica = lab.replica("r1");
+    let address = replica.address().to_string();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        ..options(&[&replica])
+    };
+    let served = lab.serve("p", quorum.clone());
+    let lsn = served.fill(0..10, 1);
+    served.stop();
+    replica.shutdown().unwrap();
+    let impatient = PrimaryOptions {
+        commit_timeout: Duration::from_millis(50),
+        ..quorum
+    };
+    let served = lab.serve("p", impatient);
+    assert!(matches!(
+        served.primary.write(0, &[1; 4096], Durability::Volatile),
+        Err(Error::Unconfirmed { durable, .. }) if durable == lsn
+    ));
+    let replica = lab.replica_at("r1", &address);
+    served.in_sync("r1", lsn);
+    assert!(served.primary.confirmed());
+    served.fill(0..10, 2);
+    served.stop();
+    replica.shutdown().unwrap();
+}
+
+// D8
+#[test]
+fn a_mark_survives_a_restart_and_only_a_rebuild_clears_it() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let served = lab.serve("p", PrimaryOptions::default());
+    let base = served.fill(0..50, 1);
+    served.primary.volume().advance_tail(base).unwrap();
+    served.stop();
+    let replica = lab.replica("r1");
+    let by_hand = PrimaryOptions {
+        auto_rebuild: false,
+        ..options(&[&replica])
+    };
+    let served = lab.serve("p", by_hand);
+    served.recovered("r1", "needs rebuild");
+    let marked = served
+        .primary
+        .shared()
+        .wait(PATIENCE, |_| replica.status().needs_rebuild.then_some(()));
+    assert!(marked.is_some(), "the replica has its own copy of the mark");
+    let status = served.primary.status();
+    assert_eq!(status.replicas[0].state, "needs_rebuild");
+    served.stop();
+    let served = lab.serve("p", options(&[&replica]));
+    served.in_sync("r1", base);
+    assert_eq!(served.last("r1").outcome, "rebuild");
+    assert!(!replica.status().needs_rebuild);
+    served.stop();
+    replica.shutdown().unwrap();
+}
+
+// D24
+#[test]
+fn status_is_asked_over_tcp_and_through_the_ctl_socket() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let replica = lab.replica("r1");
+    let listening = PrimaryOptions {
+        listen: Some("127.0.0.1:0".into()),
+        ..options(&[&replica])
+    };
+    let served = lab.serve("p", listening);
+    let lsn = served.fill(0..10, 1);
+    served.in_sync("r1", lsn);
+    let address = served.primary.listen_address().unwrap().to_string();
+    let texts = [
+        query_status(&address, false).unwrap(),
+        query_ctl(&lab.dir("p")).unwrap().unwrap(),
+        query_status(&replica.address().to_string(), false).unwrap(),
+        query_ctl(&lab.dir("r1")).unwrap().unwrap(),
+    ];
+    let role = ["primary", "primary", "replica", "replica"];
+    for (text, role) in texts.iter().zip(role) {
+        let status: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(status["role"], role);
+        assert_eq!(status["durable"], lsn.get());
+        assert_eq!(status["live"], true);
+    }
+    let status: serde_json::Value = serde_json::from_str(&texts[0]).unwrap();
+    assert_eq!(status["replicas"][0]["state"], "in_sync");
+    assert_eq!(status["replicas"][0]["lsn"], lsn.get());
+    assert!(matches!(
+        promise_epoch(&address, Epoch::new(5), false),
+        Err(Error::Refused { .. })
+    ));
+    served.stop();
+    replica.shutdown().unwrap();
+    assert_eq!(query_ctl(&lab.dir("p")).unwrap(), None);
+}
