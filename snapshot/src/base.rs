@@ -81,8 +81,8 @@ impl SnapshotPin {
         Ok(SnapshotPin { pinned })
     }
 
-    /// A pin on the log after [`View::lsn`], for the stream that takes over (D6). It cannot fail for
-    /// reclaimed records, because this value holds them meanwhile.
+    /// A pin on the log after [`View::lsn`], for the stream that takes over (D6). It cannot fail
+    /// for reclaimed records, because this value holds them meanwhile.
     ///
     /// # Errors
     /// [`Error::Log`].
@@ -157,7 +157,7 @@ struct Pinned {
 
 impl Pinned {
     /// The state at `lsn`. The caller holds the capture lock, so that the image, the tail and the
-    /// pins do not move meanwhile (L-N2, H11).
+    /// pins do not move meanwhile (L-N2).
     fn state(
         volume: &Volume,
         lsn: Lsn,
@@ -318,8 +318,8 @@ fn check_reachable(volume: &Volume, facts: &BaseFacts, lsn: Lsn) -> Result<(), E
 }
 
 impl Volume {
-    /// The view of the image at the present checkpoint, shared by all who hold one. The caller holds
-    /// the capture lock.
+    /// The view of the image at the present checkpoint, shared by all who hold one. The caller
+    /// holds the capture lock.
     fn image_view(&self, facts: &BaseFacts) -> Arc<ImageView> {
         let live = self.live_views();
         if let Some(view) = live

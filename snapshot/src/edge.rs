@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use seawall_wal::{Lsn, SegmentInfo};
+use seawall_wal::{Geometry, Lsn, SegmentInfo};
 
 use crate::error::Error;
 use crate::lock;
@@ -27,11 +27,20 @@ impl Background {
     };
 }
 
-impl Default for Background {
-    /// 512 MiB of log.
-    fn default() -> Background {
+/// Log that a large volume may retain.
+const RETAINED_BYTES_MOST: u64 = 512 << 20;
+/// Segments that the log of a small volume may retain.
+const RETAINED_SEGMENTS_LEAST: u64 = 4;
+
+impl Background {
+    /// As much log as the volume is large, but at least four segments and, where these are less, at
+    /// most 512 MiB.
+    #[must_use]
+    pub fn of(geometry: &Geometry) -> Background {
+        let least = RETAINED_SEGMENTS_LEAST * geometry.segment_bytes;
+        let soft = geometry.bytes().min(RETAINED_BYTES_MOST).max(least);
         Background {
-            retained_bytes_soft: Some(512 << 20),
+            retained_bytes_soft: Some(soft),
         }
     }
 }

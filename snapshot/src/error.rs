@@ -66,6 +66,12 @@ pub enum Error {
         /// The first damage.
         cause: Arc<seawall_wal::Error>,
     },
+    /// The volume was opened for inspection, and its owner has captured a newer base since.
+    #[error("{} was changed by the process that owns it; look again", path.display())]
+    Overtaken {
+        /// The volume directory.
+        path: PathBuf,
+    },
     /// A base is being installed in place and is not whole (D12).
     #[error("the base of {} is incomplete; rebuild it from its primary", path.display())]
     BaseIncomplete {

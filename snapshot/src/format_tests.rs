@@ -9,8 +9,8 @@ use crate::{CHUNK_BYTES, Digest, block_sum};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
 
-/// The rows (offset, bytes, field) of the table under a heading. They lie one behind the other from 0
-/// to the size that the section states.
+/// The rows (offset, bytes, field) of the table under a heading. They lie one behind the other from
+/// 0 to the size that the section states.
 fn table(heading: &str) -> Vec<(usize, usize, String)> {
     let start = format!("\n### {heading}\n");
     let text = FORMAT.split_once(&start).expect("a section of this name").1;

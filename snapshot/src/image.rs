@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seawall_wal::disk::{Buffer, Disk, File, OpenMode, list, make_dir, remove, sync_dir};
-use seawall_wal::{BlockSize, Geometry};
+use seawall_wal::{BlockSize, Geometry, Meta};
 
 use crate::error::Error;
+use crate::section::BaseFacts;
 use crate::sums::{Sums, block_sum};
 use crate::to_usize;
 
@@ -29,9 +30,42 @@ pub(crate) struct Image {
     sums: Sums,
     block_size: BlockSize,
     blocks: u64,
+    watch: Option<Watch>,
+}
+
+/// Tells an inspector that the owner of the volume has begun to write the image.
+#[derive(Debug)]
+struct Watch {
+    disk: Arc<dyn Disk>,
+    volume: PathBuf,
+    facts: BaseFacts,
+}
+
+impl Watch {
+    /// S3: an intent is in meta before a block changes. So whatever was read before this look at an
+    /// unchanged meta is unchanged.
+    fn check(&self) -> Result<(), Error> {
+        let now = Meta::open(&self.disk, &self.volume, false)?.get();
+        match BaseFacts::of(&now, &self.volume)? == self.facts {
+            true => Ok(()),
+            false => Err(Error::Overtaken {
+                path: self.volume.clone(),
+            }),
+        }
+    }
 }
 
 impl Image {
+    /// Makes every read fail once the base is no longer as `facts` describe it.
+    pub(crate) fn watched(mut self, volume: &Path, facts: BaseFacts) -> Image {
+        self.watch = Some(Watch {
+            disk: Arc::clone(self.file.disk()),
+            volume: volume.into(),
+            facts,
+        });
+        self
+    }
+
     /// Creates an image of zeros in the new folder `dir`. The caller makes it durable by
     /// [`Image::sync`] and a sync of the folder's parent.
     pub(crate) fn create(
@@ -58,10 +92,12 @@ impl Image {
             sums: Sums::open(disk, &dir.join("sums"), mode, geometry.blocks)?,
             block_size: geometry.block_size,
             blocks: geometry.blocks,
+            watch: None,
         })
     }
 
-    /// Whether both files have the size of the volume, which a creation that was cut short may lack.
+    /// Whether both files have the size of the volume, which a creation that was cut short may
+    /// lack.
     pub(crate) fn has_full_length(&self) -> Result<bool, Error> {
         let whole = self.file.length()? == self.offset(self.blocks);
         Ok(whole && self.sums.has_full_length()?)
@@ -89,6 +125,18 @@ impl Image {
 
     /// Reads blocks from `lba` on into `out` and gives those of them that fail their sum.
     pub(crate) fn read(&self, lba: u64, out: &mut [u8]) -> Result<Vec<u64>, Error> {
+        let bad = self.read_unwatched(lba, out)?;
+        self.check_watch()?;
+        Ok(bad)
+    }
+
+    /// Fails when somebody else has begun to write the image that we inspect.
+    pub(crate) fn check_watch(&self) -> Result<(), Error> {
+        self.watch.as_ref().map_or(Ok(()), Watch::check)
+    }
+
+    /// As [`Image::read`], whatever the owner of the volume does: for `verify`, which looks again.
+    pub(crate) fn read_unwatched(&self, lba: u64, out: &mut [u8]) -> Result<Vec<u64>, Error> {
         let mut bad = Vec::new();
         let mut at = lba;
         for run in out.chunks_mut(RUN_BYTES) {
@@ -143,6 +191,13 @@ impl Image {
 
     /// First blocks at or behind `lba` that may hold data.
     pub(crate) fn next_data(&self, lba: u64) -> Result<Option<Range<u64>>, Error> {
+        let data = self.next_data_unwatched(lba)?;
+        self.check_watch()?;
+        Ok(data)
+    }
+
+    /// As [`Image::next_data`], whatever the owner of the volume does.
+    pub(crate) fn next_data_unwatched(&self, lba: u64) -> Result<Option<Range<u64>>, Error> {
         let Some((first, second)) = self.file.next_data(self.offset(lba))? else {
             return Ok(None);
         };
@@ -157,9 +212,9 @@ pub(crate) fn building_dir(volume: &Path, id: u64) -> PathBuf {
     volume.join(BASE_DIR).join(format!("{id}.new"))
 }
 
-/// Removes everything in `base/` but base `keep`: old bases and the preserved blocks of views, which
-/// do not outlive their process. What an interrupted install has built stays for the next attempt,
-/// which takes from it whatever still matches (D12), unless `all` is asked for.
+/// Removes everything in `base/` but base `keep`: old bases and the preserved blocks of views,
+/// which do not outlive their process. What an interrupted install has built stays for the next
+/// attempt, which takes from it whatever still matches (D12), unless `all` is asked for.
 pub(crate) fn sweep(disk: &dyn Disk, volume: &Path, keep: u64, all: bool) -> Result<(), Error> {
     let folder = volume.join(BASE_DIR);
     let (keep, building) = (keep.to_string(), format!("{}.new", keep + 1));

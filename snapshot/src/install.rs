@@ -234,7 +234,8 @@ impl Install {
         drop((view, image));
         name_base(&old, id)?;
         let lock_file = old.shut();
-        // OK because the old log is about to be dropped; all that matters is that it writes no more.
+        // OK because the old log is about to be dropped; all that matters is that it writes no
+        // more.
         let _ = old.log.close();
         switch_meta(&old, &manifest, id, state)?;
         let held = Held {

@@ -1,13 +1,13 @@
 //! A block volume over a write-ahead log: base image, checkpoint, pinned views.
 //!
 //! Responsible for: [`Volume`], which is log plus image; the image of all blocks at one LSN with a
-//! sum for each; checkpoints; the exact state at an LSN; pinned views and their digests; installing a
-//! base that another node sends; verification of everything on disk.
+//! sum for each; checkpoints; the exact state at an LSN; pinned views and their digests; installing
+//! a base that another node sends; verification of everything on disk.
 //!
-//! Not responsible for: shipping anything, choosing a rebuild, who is primary, what is committed. It
-//! touches files only through the seam of crate `seawall-wal`, meta included, and reads no clock. Its
-//! only thread captures and reclaims when the log grows past a watermark; a simulator steps that
-//! work instead (D22).
+//! Not responsible for: shipping anything, choosing a rebuild, who is primary, what is committed.
+//! It touches files only through the seam of crate `seawall-wal`, meta included, and reads no
+//! clock. Its only thread captures and reclaims when the log grows past a watermark; a simulator
+//! steps that work instead (D22).
 //!
 //! ```text
 //!   write, write_zeroes, trim        read                      state_at, pin_snapshot, pin_base
@@ -27,8 +27,8 @@
 //!
 //! - S1 The image with its sums holds the state at exactly the checkpoint, unless an intent or the
 //!   incomplete marker stands. No block above committed ever reaches it.
-//! - S2 A block is served from the image only if it fits its sum. What fits nothing is repaired from
-//!   the log or refused by name, never returned.
+//! - S2 A block is served from the image only if it fits its sum. What fits nothing is repaired
+//!   from the log or refused by name, never returned.
 //! - S3 Before the first byte of a checkpoint reaches the image, meta durably holds committed at or
 //!   above its target, the target, and the digest of everything it does not touch (D9).
 //! - S4 The log is reclaimed only up to the checkpoint that meta durably holds, so every record of
@@ -36,12 +36,12 @@
 //! - S5 The index follows LSN order: a record gets its LSN and its place in the index under one
 //!   lock. An entry leaves the index only after the image that replaces it is durable.
 //! - S6 A view never changes: what a checkpoint overwrites is kept before it is overwritten, under
-//!   the lock that readers of the view hold while they look at the image. A view that cannot be kept
-//!   is broken and says so; it stops no checkpoint (D10).
+//!   the lock that readers of the view hold while they look at the image. A view that cannot be
+//!   kept is broken and says so; it stops no checkpoint (D10).
 //! - S7 Pins are taken under the lock that checkpoints, reclaims and truncations hold: base and log
 //!   are pinned as one, against a floor that does not move meanwhile.
-//! - S8 The digest in meta is that of the bytes: it changes by the sums of the blocks written and by
-//!   nothing else, and `verify` recomputes it.
+//! - S8 The digest in meta is that of the bytes: it changes by the sums of the blocks written and
+//!   by nothing else, and `verify` recomputes it.
 //! - S9 An install touches neither the old base nor the old log. One change of meta makes the new
 //!   base the one in use, and only that makes the old one garbage (D12).
 //! - S10 Where damage in the log may hide a newer version of a block, the block is refused (D14).
@@ -57,7 +57,8 @@
 //! # let temp = tempfile::tempdir()?;
 //! # let dir = temp.path().join("volume");
 //! let (disk, clock) = (disk::open_backend(Choice::Auto)?, SystemClock::new());
-//! let geometry = Geometry { block_size: BlockSize::DEFAULT, blocks: 1 << 18, segment_bytes: 1 << 20 };
+//! let (block_size, blocks, segment_bytes) = (BlockSize::DEFAULT, 1 << 18, 1 << 20);
+//! let geometry = Geometry { block_size, blocks, segment_bytes };
 //! Volume::create(&disk, &dir, CreateOptions { volume: None, geometry, role: Role::Primary })?;
 //!
 //! let (volume, _replay) = Volume::open(&disk, &dir, &clock, Access::Primary)?;
@@ -82,6 +83,8 @@
 //! # Ok(())
 //! # }
 //! ```
+#![forbid(unsafe_code)]
+
 mod base;
 mod checkpoint;
 mod edge;

@@ -47,6 +47,9 @@ pub enum Access {
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
+/// Looks at a volume that changes under our eyes, at most.
+const LOOKS_MAX: u32 = 5;
+
 fn check_geometry(geometry: &Geometry) -> Result<(), Error> {
     let refuse = |what, value| Err(Error::Log(seawall_wal::Error::Geometry { what, value }));
     let segment = geometry.segment_bytes;
@@ -102,8 +105,8 @@ impl Volume {
         result
     }
 
-    /// Opens the volume: lock, meta, log replay, an open intent is finished (D9), the block index is
-    /// rebuilt from the log. A primary or replica checkpoints and reclaims in the background.
+    /// Opens the volume: lock, meta, log replay, an open intent is finished (D9), the block index
+    /// is rebuilt from the log. A primary or replica checkpoints and reclaims in the background.
     ///
     /// # Errors
     /// [`Error::Log`] with `Locked`, `NotAVolume`, damage or I/O; [`Error::WrongRole`].
@@ -113,11 +116,7 @@ impl Volume {
         clock: &Arc<dyn Clock>,
         access: Access,
     ) -> Result<(Arc<Volume>, ReplayReport), Error> {
-        let background = match access {
-            Access::Primary | Access::Replica => Background::default(),
-            Access::Maintain | Access::ReadOnly => Background::OFF,
-        };
-        Volume::open_with(disk, dir, clock, access, background)
+        Volume::open_any(disk, dir, clock, access, None)
     }
 
     /// As [`Volume::open`], with the watermarks of background work given, or none of it.
@@ -131,6 +130,16 @@ impl Volume {
         access: Access,
         background: Background,
     ) -> Result<(Arc<Volume>, ReplayReport), Error> {
+        Volume::open_any(disk, dir, clock, access, Some(background))
+    }
+
+    fn open_any(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        clock: &Arc<dyn Clock>,
+        access: Access,
+        background: Option<Background>,
+    ) -> Result<(Arc<Volume>, ReplayReport), Error> {
         // Before anything is created there: a wrong directory stays as it is.
         let meta = Meta::open(disk, dir, false)?;
         check_role(dir, meta.get().role, access)?;
@@ -138,12 +147,19 @@ impl Volume {
             Access::ReadOnly => None,
             Access::Primary | Access::Replica | Access::Maintain => Some(take_lock(disk, dir)?),
         };
+        if access == Access::ReadOnly {
+            return inspect(disk, dir, clock);
+        }
         // Under the lock once more: what was read without it may have changed.
-        let meta = Arc::new(Meta::open(disk, dir, access != Access::ReadOnly)?);
+        let meta = Arc::new(Meta::open(disk, dir, true)?);
+        let default = match access {
+            Access::Primary | Access::Replica => Background::of(&meta.get().geometry),
+            Access::Maintain | Access::ReadOnly => Background::OFF,
+        };
         let held = Held {
             meta,
             lock_file,
-            background,
+            background: background.unwrap_or(default),
         };
         open_locked(disk, dir, clock, access, held)
     }
@@ -154,6 +170,30 @@ impl Volume {
         let opened =
             Volume::open_with(&self.disk, &self.dir, &self.clock, access, Background::OFF)?;
         Ok(opened.0)
+    }
+}
+
+/// Opens a volume that its owner may be changing at this moment: what does not fit together then is
+/// looked at again (D24).
+fn inspect(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<Volume>, ReplayReport), Error> {
+    let mut looks = 1;
+    loop {
+        let meta = Arc::new(Meta::open(disk, dir, false)?);
+        let seen = meta.get();
+        let held = Held {
+            meta,
+            lock_file: None,
+            background: Background::OFF,
+        };
+        let result = open_locked(disk, dir, clock, Access::ReadOnly, held);
+        if result.is_ok() || looks == LOOKS_MAX || Meta::open(disk, dir, false)?.get() == seen {
+            return result;
+        }
+        looks += 1;
     }
 }
 
@@ -250,7 +290,7 @@ pub(crate) fn open_locked(
     if writable {
         sweep(disk.as_ref(), dir, facts.base, false)?;
     }
-    let image = Image::open(
+    let mut image = Image::open(
         disk,
         &base_dir(dir, facts.base),
         &contents.geometry,
@@ -259,6 +299,8 @@ pub(crate) fn open_locked(
     if writable {
         // L4: what an earlier process wrote and did not sync is durable before it is trusted.
         image.sync()?;
+    } else {
+        image = image.watched(dir, facts);
     }
     let (log, report) = Log::open(disk, dir, &meta, clock, log_mode, facts.checkpoint)?;
     let index = Index::of(&log.places(LsnRange::new(facts.checkpoint, log.applied()))?);

@@ -16,7 +16,8 @@ use crate::repair::read_verified;
 use crate::sums::{Digest, SumCursor, block_sum, block_sums};
 use crate::{read_lock, to_usize, write_lock};
 
-/// The image at one checkpoint, for as long as this value lives, whatever becomes of the live image.
+/// The image at one checkpoint, for as long as this value lives, whatever becomes of the live
+/// image.
 ///
 /// A reader holds `kept` shared while it looks at the live image, and a checkpoint holds it alone
 /// while it adds what it is about to overwrite: so what a reader does not find in `kept` is still
@@ -152,7 +153,7 @@ impl ImageView {
                 Some(Old::Damaged) => return Err(self.damaged(piece.start)),
             }
         }
-        Ok(())
+        self.image.check_watch()
     }
 
     /// First blocks in `[lba, end)` that may hold data.

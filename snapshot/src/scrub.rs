@@ -42,7 +42,7 @@ impl<'a> Scrub<'a> {
 
     /// Looks at the next run, or gives `None` at the end.
     pub(crate) fn step(&mut self) -> Result<Option<Scrubbed>, Error> {
-        let data = self.image.next_data(self.next)?;
+        let data = self.image.next_data_unwatched(self.next)?;
         let sums = self.image.sums().next_data(self.next)?;
         let Some(start) = [data, sums]
             .into_iter()
@@ -57,7 +57,7 @@ impl<'a> Scrub<'a> {
         let run = (RUN_BYTES >> shift) as u64;
         let range = start..((start / run + 1) * run).min(self.image.blocks());
         let mut bytes = vec![0; to_usize(range.end - range.start) << shift];
-        let bad = self.image.read(range.start, &mut bytes)?;
+        let bad = self.image.read_unwatched(range.start, &mut bytes)?;
         let mut stored = Vec::new();
         self.cursor.visit(range.clone(), &mut |lba, sum| {
             stored.push((lba, sum));

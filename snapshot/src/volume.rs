@@ -20,7 +20,7 @@ use crate::preserve::ImageView;
 use crate::section::BaseFacts;
 use crate::sums::Digest;
 use crate::verify::{Progress, VerifyReport};
-use crate::{checkpoint, lock, verify, write_lock};
+use crate::{checkpoint, lock, to_usize, verify, write_lock};
 
 /// When a write may be acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,8 +173,8 @@ impl Volume {
         self.settle(last, durability)
     }
 
-    /// Makes the whole blocks inside the range read zero and gives their space back; parts of blocks
-    /// at its ends are left as they are.
+    /// Makes the whole blocks inside the range read zero and gives their space back; parts of
+    /// blocks at its ends are left as they are.
     ///
     /// # Errors
     /// As [`Volume::write`].
@@ -230,16 +230,19 @@ impl Volume {
         let places: Vec<_> = records.iter().map(place_of).collect();
         let bytes = records.iter().map(Record::bytes).sum::<usize>();
         self.log.admit(bytes as u64)?;
-        let ticket = {
+        let result = {
             let mut head = write_lock(&self.head);
-            let ticket = self.log.append_received(records)?;
-            for place in &places {
+            let before = self.log.frontiers().head;
+            let result = self.log.append_received(records);
+            // S5: where one record is refused, those before it are in the log all the same.
+            let taken = LsnRange::new(before, self.log.frontiers().head);
+            for place in places.iter().take(to_usize(taken.len())) {
                 head.index.note(place);
             }
-            ticket
+            result
         };
         self.edge.appended(bytes);
-        Ok(ticket)
+        Ok(result?)
     }
 
     /// Captures the base through `target`, or through committed: intent, image and sums, meta (D9).
@@ -406,15 +409,18 @@ impl Volume {
     /// [`Error::Log`].
     pub fn close(&self) -> Result<(), Error> {
         let lock_file = self.shut();
-        let result = match self.access {
-            Access::ReadOnly => Ok(()),
-            Access::Primary | Access::Replica | Access::Maintain => {
-                // Committed is a lower bound in meta; a clean close is a good time to raise it.
-                self.commit_if_alone().and(Ok(self.log.close()?))
-            }
-        };
+        let result = self.close_log();
         drop(lock_file);
         result
+    }
+
+    fn close_log(&self) -> Result<(), Error> {
+        if self.access != Access::ReadOnly && self.log.check_writable().is_ok() {
+            self.log.sync()?;
+            // Committed in meta is a lower bound (D1); a clean close is the time to raise it.
+            self.commit_if_alone()?;
+        }
+        Ok(self.log.close()?)
     }
 
     /// Whether it was closed, or replaced by an installed base; later calls fail.

@@ -260,3 +260,30 @@ fn background_work_brings_the_log_below_its_watermark() {
     assert_eq!(get(&volume, 39), 3);
     assert_eq!(damage_of(&volume), []);
 }
+
+#[test]
+fn a_replica_sees_every_record_it_took_even_when_a_later_one_is_refused() {
+    let place = Place::simulated(&SimDisk::new(1));
+    let primary = place.primary();
+    for value in 1..=4 {
+        put(&primary, 1, value);
+    }
+    place.create("replica", options(Role::Replica));
+    let replica = place.try_open("replica", Access::Replica).unwrap();
+    let range = seawall_wal::LsnRange::new(Lsn::ZERO, lsn(4));
+    let mut records: Vec<_> = primary
+        .log()
+        .read(range)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    records.remove(2);
+    assert!(matches!(
+        replica.receive(records),
+        Err(Error::Log(seawall_wal::Error::NotNext { found, .. })) if found == lsn(4)
+    ));
+    assert_eq!(replica.log().frontiers().head, lsn(2));
+    assert_eq!(get(&replica, 1), 2);
+    replica.truncate(lsn(1)).unwrap();
+    assert_eq!(get(&replica, 1), 1);
+}

@@ -170,3 +170,31 @@ fn chunks_cover_a_view_in_order_with_holes_as_ranges() {
     let chunks: Vec<Chunk> = Chunks::of(&empty).map(Result::unwrap).collect();
     assert_eq!(chunks, [zero(0, 5)]);
 }
+
+#[test]
+fn an_inspector_never_mixes_its_state_with_a_newer_base() {
+    let sim = SimDisk::new(1);
+    let place = Place::simulated(&sim);
+    let volume = place.primary();
+    for value in 1..=20 {
+        put(&volume, u64::from(value), value);
+    }
+    volume.checkpoint(Some(lsn(10))).unwrap();
+    let inspected = place.try_open("volume", Access::ReadOnly).unwrap();
+    let view = inspected.state_at(lsn(15), "export").unwrap();
+    let mut out = [0; BLOCK];
+    view.read(5 * BLOCK as u64, &mut out).unwrap();
+    put(&volume, 5, 99);
+    volume.checkpoint(None).unwrap();
+    let overtaken = |result: Result<(), Error>| {
+        assert!(matches!(result, Err(Error::Overtaken { .. })), "{result:?}");
+    };
+    overtaken(view.read(5 * BLOCK as u64, &mut out));
+    overtaken(view.digest().map(drop));
+    overtaken(inspected.read(5 * BLOCK as u64, &mut out));
+    overtaken(inspected.next_data(0).map(drop));
+    // Verify looks again, and finds what it looks at whole.
+    assert_eq!(damage_of(&inspected), []);
+    let again = place.try_open("volume", Access::ReadOnly).unwrap();
+    assert_eq!(get(&again, 5), 99);
+}
