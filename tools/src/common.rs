@@ -51,6 +51,28 @@ pub(crate) fn check_volume(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error
     }
 }
 
+/// Refuses a directory whose parent is missing: nothing could be made in it.
+pub(crate) fn check_parent(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error> {
+    let parent = parent_of(dir);
+    match disk::list(disk.as_ref(), parent) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::BadPath {
+            path: parent.into(),
+            what: "is no directory that can be listed",
+            hint: "make it first",
+        }),
+    }
+}
+
+/// The directory that holds `path`.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
 /// What meta says, without opening the volume.
 pub(crate) fn peek(disk: &Arc<dyn Disk>, dir: &Path) -> Result<MetaContents, Error> {
     check_volume(disk, dir)?;

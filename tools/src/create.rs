@@ -81,18 +81,7 @@ fn geometry(args: &Args) -> Result<Geometry, Error> {
 
 /// The parent is there, and the directory is not there or empty.
 fn check_place(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error> {
-    let parent = match dir.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => dir,
-    };
-    if disk::list(disk.as_ref(), parent).is_err() {
-        return Err(Error::BadPath {
-            path: parent.into(),
-            what: "is no directory that can be listed",
-            hint: "make it first",
-        });
-    }
+    common::check_parent(disk, dir)?;
     match disk::list(disk.as_ref(), dir) {
         Ok(names) if !names.is_empty() => Err(Error::BadPath {
             path: dir.into(),

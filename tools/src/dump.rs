@@ -109,11 +109,7 @@ fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error> {
     let names = match disk::list(disk.as_ref(), path) {
         Ok(names) => names,
         Err(WalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
-            let segments = vec![survey(disk, path)?];
-            return Ok(Source {
-                meta: None,
-                segments,
-            });
+            return lone(survey(disk, path)?);
         }
         Err(other) => return Err(other.into()),
     };
@@ -139,6 +135,22 @@ fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error> {
     }
     put_in_order(&mut segments, meta.as_ref());
     Ok(Source { meta, segments })
+}
+
+/// A file on its own, if it was ever a segment.
+fn lone(segment: Segment) -> Result<Source, Error> {
+    use seawall_wal::Damage::{BadMagic, Length};
+    match &segment.headless {
+        Some(at) if matches!(at.what, BadMagic | Length { .. }) => Err(Error::BadPath {
+            path: segment.path,
+            what: "is no segment file",
+            hint: "give a volume directory, its wal directory or a .seg file",
+        }),
+        _ => Ok(Source {
+            meta: None,
+            segments: vec![segment],
+        }),
+    }
 }
 
 /// Log order is the order of frames, then of generations. Files of another log are left out.

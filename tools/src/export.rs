@@ -71,15 +71,8 @@ fn write_image(disk: &Arc<dyn Disk>, view: &dyn View, path: &Path) -> Result<u64
     }
     let data = written?;
     disk::rename(disk.as_ref(), &part, path)?;
-    disk::sync_dir(disk.as_ref(), parent_of(path))?;
+    disk::sync_dir(disk.as_ref(), common::parent_of(path))?;
     Ok(data)
-}
-
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }
 
 fn write_part(disk: &Arc<dyn Disk>, view: &dyn View, part: &Path) -> Result<u64, Error> {

@@ -25,6 +25,8 @@ pub mod promote;
 pub mod replica;
 mod runs;
 pub mod status;
+#[cfg(test)]
+mod tests;
 mod verdict;
 pub mod verify;
 

@@ -44,6 +44,7 @@ pub struct Args {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::disk();
     let events = edge::events(args.attached)?;
+    common::check_parent(&disk, &args.dir)?;
     if args.demote {
         demote(&disk, &args.dir)?;
     }

@@ -125,6 +125,7 @@ impl State {
             .expect("a writable log has an active segment")
     }
 
+    /// Known damage counts as on disk: what is lost was not reclaimed (D14).
     fn first_on_disk(&self) -> Lsn {
         let stored = self
             .segments
@@ -132,7 +133,9 @@ impl State {
             .find_map(|segment| segment.entries.first());
         let pending = self.pending.keys().next().copied();
         let first = stored.map(|entry| entry.lsn).or(pending);
-        first.unwrap_or_else(|| self.frontiers.head.next())
+        let first = first.unwrap_or_else(|| self.frontiers.head.next());
+        let damaged = self.damage.keys().next().copied();
+        damaged.map_or(first, |damaged| damaged.min(first))
     }
 
     /// `max(tail + 1, first LSN on disk)` (D20).

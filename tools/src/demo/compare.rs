@@ -237,3 +237,85 @@ fn first_image_byte(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(PathBuf, u64), 
         hint: "give a larger input",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use seawall_snapshot::{CreateOptions, Durability, Volume};
+    use seawall_wal::{BlockSize, Geometry, Role};
+
+    use super::*;
+
+    /// Three copies that were written alike, save for one byte of copy `odd`.
+    fn stage(odd: Option<&str>) -> (Stage, Lsn) {
+        let disk = common::disk();
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_path_buf();
+        let input = root.join("input");
+        let bytes = [5; 8192];
+        let file = File::open(&disk, &input, OpenMode::CreateNew).unwrap();
+        file.write_bytes(0, Buffer::copy_of(&bytes)).unwrap();
+        let mut lsn = Lsn::ZERO;
+        for id in COPIES {
+            let geometry = Geometry {
+                block_size: BlockSize::DEFAULT,
+                blocks: 4,
+                segment_bytes: 1 << 20,
+            };
+            let options = CreateOptions {
+                volume: None,
+                geometry,
+                role: Role::Primary,
+            };
+            Volume::create(&disk, &root.join(id), options).unwrap();
+            let clock = common::clock();
+            let opened = Volume::open(&disk, &root.join(id), &clock, Access::Primary);
+            let volume = opened.unwrap().0;
+            let mut written = bytes;
+            written[4097] += u8::from(odd == Some(id));
+            lsn = volume.write(0, &written, Durability::Durable).unwrap();
+            volume.close().unwrap();
+        }
+        let stage = Stage {
+            root,
+            input,
+            bytes: 8192,
+            stop: Arc::default(),
+            _temporary: Some(dir),
+        };
+        (stage, lsn)
+    }
+
+    #[test]
+    fn copies_that_were_written_alike_are_equal() {
+        let (stage, lsn) = stage(None);
+        let comparison = compare(&stage, lsn).unwrap();
+        assert_eq!(comparison.differences, Vec::<String>::new());
+        assert!(comparison.equal);
+    }
+
+    #[test]
+    fn one_byte_that_differs_under_a_good_sum_is_found_and_named() {
+        let (stage, lsn) = stage(Some("r2"));
+        let comparison = compare(&stage, lsn).unwrap();
+        assert!(!comparison.equal);
+        let digests = "the digests differ".to_owned();
+        assert_eq!(comparison.differences, [digests]);
+    }
+
+    #[test]
+    fn a_copy_at_another_lsn_is_not_equal() {
+        let (stage, lsn) = stage(None);
+        let comparison = compare(&stage, lsn.next()).unwrap();
+        assert!(!comparison.equal);
+        assert!(comparison.differences[0].contains("copy p"));
+    }
+
+    #[test]
+    fn a_changed_byte_on_disk_is_found() {
+        let (stage, lsn) = stage(None);
+        tamper(&stage.dir("r1")).unwrap();
+        let comparison = compare(&stage, lsn).unwrap();
+        assert!(!comparison.equal);
+        assert!(comparison.differences[0].contains("r1"));
+    }
+}
