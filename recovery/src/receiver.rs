@@ -108,11 +108,15 @@ impl Receiver {
                 Ok(Effect::Answer(Body::Marked))
             }
             Body::Truncate { to } => {
+                self.expect_first("Truncate")?;
                 self.stage = Stage::CatchingUp;
                 self.volume.truncate(to)?;
                 Ok(Effect::Answer(Body::Truncated { to }))
             }
-            Body::Fetch(range) => Ok(Effect::Serve(range)),
+            Body::Fetch(range) => {
+                self.expect_first("Fetch")?;
+                Ok(Effect::Serve(range))
+            }
             Body::BaseBegin(begin) => self.begin(begin),
             Body::Offer(chunks) => {
                 let install = self.install("BaseBegin before Offer")?;
@@ -193,7 +197,18 @@ impl Receiver {
         Ok(Effect::Queued(self.volume.receive(records)?))
     }
 
+    /// What may only come before anything was applied.
+    fn expect_first(&self, got: &'static str) -> Result<(), Error> {
+        match self.stage {
+            Stage::Connected => Ok(()),
+            Stage::CatchingUp | Stage::Rebuilding | Stage::InSync => {
+                Err(unexpected(got, "it before any record or chunk"))
+            }
+        }
+    }
+
     fn begin(&mut self, begin: BaseBegin) -> Result<Effect, Error> {
+        self.expect_first("BaseBegin")?;
         self.stage = Stage::Rebuilding;
         self.install = None;
         let manifest = Manifest {

@@ -85,6 +85,8 @@ pub(crate) struct StateLog {
     sequence: u64,
     replicas: BTreeMap<String, Remembered>,
     recoveries: Vec<RecoveryRecord>,
+    /// The first failed write or sync; nothing is appended after it (L3).
+    failed: Option<Error>,
 }
 
 struct Scan {
@@ -118,6 +120,7 @@ impl StateLog {
             sequence: scan.sequence,
             replicas: BTreeMap::new(),
             recoveries: Vec::new(),
+            failed: None,
         };
         scan.entries.into_iter().for_each(|entry| log.learn(entry));
         if log.end > REWRITE_BYTES {
@@ -136,8 +139,18 @@ impl StateLog {
         &self.recoveries
     }
 
-    /// Appends `entry` and makes it durable. After a failure the log has to be opened again.
+    /// Appends `entry` and makes it durable. After a failure every call gives its cause, until the
+    /// log is opened again.
     pub(crate) fn append(&mut self, entry: Entry) -> Result<(), Error> {
+        if let Some(first) = &self.failed {
+            return Err(first.clone());
+        }
+        let appended = self.write(entry);
+        self.failed = appended.clone().err();
+        appended
+    }
+
+    fn write(&mut self, entry: Entry) -> Result<(), Error> {
         let bytes = encode(self.sequence + 1, &entry);
         self.file.write_bytes(self.end, Buffer::copy_of(&bytes))?;
         self.file.sync()?;

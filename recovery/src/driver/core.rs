@@ -66,25 +66,33 @@ impl Core {
         }
     }
 
-    /// Makes durable what the newest events say and a restart must not forget (D8).
+    /// Makes durable what the newest events say and a restart must not forget (D8). What could not
+    /// be written is tried again with the next step.
     fn keep(&mut self, unix_ns: u64) -> Result<(), Error> {
         let fresh = self.orchestrator.log().after(self.seen);
-        let entries: Vec<(ReplicaId, Entry)> = fresh
-            .filter_map(|event| Some((event.replica.clone()?, entry(event, unix_ns)?)))
+        let fresh: Vec<(u64, ReplicaId, Entry)> = fresh
+            .filter_map(|event| Some((event.seq, event.replica.clone()?, entry(event, unix_ns)?)))
             .collect();
-        self.seen = self.orchestrator.log().last_seq();
-        for (replica, entry) in entries {
-            if let Entry::Decision { outcome, proof, .. } = &entry {
-                let decision = Some((outcome.clone(), proof.clone()));
-                let extra = self.extras.entry(replica).or_default();
-                if extra.decision == decision {
-                    continue;
-                }
-                extra.decision = decision;
+        for (seq, replica, entry) in fresh {
+            if !self.is_repeated(&replica, &entry) {
+                self.state.append(entry)?;
             }
-            self.state.append(entry)?;
+            self.seen = seq;
         }
+        self.seen = self.orchestrator.log().last_seq();
         Ok(())
+    }
+
+    /// A flapping link comes to the same decision again and again; once is enough.
+    fn is_repeated(&mut self, replica: &ReplicaId, entry: &Entry) -> bool {
+        let Entry::Decision { outcome, proof, .. } = entry else {
+            return false;
+        };
+        let decision = Some((outcome.clone(), proof.clone()));
+        let extra = self.extras.entry(replica.clone()).or_default();
+        let repeated = extra.decision == decision;
+        extra.decision = decision;
+        repeated
     }
 }
 
@@ -208,7 +216,9 @@ impl Shared {
         let durable = log.frontiers().durable.min(log.applied());
         core.orchestrator.synced(durable, self.now());
         let committed = core.orchestrator.ledger().committed();
-        log.commit(committed)?;
+        if committed > log.frontiers().committed {
+            log.commit(committed)?;
+        }
         if core.orchestrator.ledger().standing() == Standing::Confirmed {
             self.confirmed.store(true, Ordering::Release);
         }

@@ -260,3 +260,75 @@ fn silence_ends_a_connection_and_nothing_else() {
     let alive = replica.receive(PATIENCE).unwrap().unwrap();
     assert!(matches!(alive.body, Body::Alive));
 }
+
+fn hello(replica: &Replica, epoch: u64, counter: u64, like: &Volume) -> Impostor {
+    let link = tcp::dial(&replica.address().to_string(), false, PATIENCE).unwrap();
+    let impostor = Impostor {
+        link,
+        fence: Fence {
+            volume: Some(like.meta().get().volume),
+            epoch: Some(Epoch::new(epoch)),
+            session: Some(crate::id::SessionId { boot: 1, counter }),
+        },
+    };
+    impostor.say(Body::Hello(crate::message::Hello {
+        replica: "r1".into(),
+        geometry: like.meta().get().geometry,
+        committed: Lsn::ZERO,
+        confirmed: true,
+        first_retained: Lsn::new(1),
+        durable: Lsn::ZERO,
+        head: Lsn::ZERO,
+        lineage: seawall_wal::Lineage::default(),
+    }));
+    impostor
+}
+
+// D5, L-S2
+#[test]
+fn a_newer_session_displaces_the_older_and_an_older_epoch_is_refused() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let volume = lab.open("p", Access::Primary);
+    let replica = lab.replica("r1");
+    let first = hello(&replica, 5, 1, &volume);
+    assert!(matches!(first.hear(), Some(Body::HelloReply(reply)) if reply.volume.is_none()));
+    let second = hello(&replica, 5, 2, &volume);
+    assert!(matches!(second.hear(), Some(Body::HelloReply(reply)) if reply.volume.is_some()));
+    assert!(first.hear().is_none(), "the displaced session is closed");
+    let stale = hello(&replica, 4, 3, &volume);
+    let promised = Epoch::new(5);
+    assert!(matches!(
+        stale.hear(),
+        Some(Body::Refused(crate::message::Refusal::EpochTooOld { promised: found }))
+            if found == promised
+    ));
+    // The refused one displaced nobody.
+    second.say(Body::DigestQuery { lsn: Lsn::ZERO });
+    assert!(matches!(second.hear(), Some(Body::DigestReply { .. })));
+    replica.shutdown().unwrap();
+}
+
+// 1.11: truncation comes before anything was applied, or not at all.
+#[test]
+fn a_truncation_after_records_is_refused() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let volume = lab.open("p", Access::Primary);
+    volume
+        .write(0, &[1; BLOCK_BYTES], Durability::Durable)
+        .unwrap();
+    let replica = lab.replica("r1");
+    let primary = hello(&replica, 5, 1, &volume);
+    assert!(matches!(primary.hear(), Some(Body::HelloReply(_))));
+    let records = vec![volume.log().read_record(Lsn::new(1)).unwrap()];
+    primary.say(Body::Records {
+        committed: Lsn::ZERO,
+        records,
+    });
+    assert!(matches!(primary.hear(), Some(Body::Ack { durable }) if durable == Lsn::new(1)));
+    primary.say(Body::Truncate { to: Lsn::ZERO });
+    assert!(matches!(primary.hear(), Some(Body::Refused(_))));
+    assert_eq!(replica.status().durable, 1);
+    replica.shutdown().unwrap();
+}
