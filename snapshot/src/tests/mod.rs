@@ -1,6 +1,7 @@
 //! The volume as its users see it, over the simulated disk and over real files.
 
 mod capture;
+mod crash;
 mod damage;
 mod install;
 mod opening;
