@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod install;
 mod opening;
+mod races;
 mod states;
 mod threads;
 mod views;

@@ -37,7 +37,7 @@ fn readers_see_whole_versions_while_writers_and_checkpoints_run() {
             .map(|half| {
                 let volume = &volume;
                 scope.spawn(move || {
-                    for at in 0..100u64 {
+                    for at in 0..2000u64 {
                         let offset = 60 * BLOCK as u64 + at * 2 + u64::from(half);
                         volume
                             .write(offset, &[half + 1], Durability::Volatile)
@@ -67,7 +67,7 @@ fn readers_see_whole_versions_while_writers_and_checkpoints_run() {
         checkpoints.join().unwrap();
         reader.join().unwrap();
     });
-    let mut bytes = [0; 200];
+    let mut bytes = [0; 4000];
     volume.read(60 * BLOCK as u64, &mut bytes).unwrap();
     assert_eq!(bytes, std::array::from_fn(|at| 1 + u8::from(at % 2 == 1)));
     volume.flush().unwrap();
