@@ -6,6 +6,7 @@
 mod client;
 mod clients;
 mod daemon;
+mod damage;
 mod extents;
 mod flags;
 mod kill;

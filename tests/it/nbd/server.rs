@@ -39,6 +39,14 @@ impl Server {
         Server { node, socket }
     }
 
+    /// Waits until nbdkit has said something that contains `fragment`, since it was started.
+    #[track_caller]
+    pub(super) fn wait_for(&mut self, fragment: &str) {
+        if !format!("{:?}", self.node).contains(fragment) {
+            self.node.wait_for(fragment);
+        }
+    }
+
     /// What clients connect to.
     pub(super) fn uri(&self) -> String {
         format!("nbd+unix:///?socket={}", self.socket.display())

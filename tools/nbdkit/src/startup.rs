@@ -31,7 +31,8 @@ pub struct Opened {
 ///
 /// # Errors
 /// Everything a user can get wrong: [`Error::NothingThere`], [`Error::OtherShape`],
-/// [`Error::PartialBlock`], [`Error::Recovery`] for a replica address, and [`Error::Volume`] for a volume in use, a replica, or I/O.
+/// [`Error::PartialBlock`], [`Error::Recovery`] for a replica address, and [`Error::Volume`] for
+/// a volume in use, a replica, or I/O.
 pub fn check(config: &Config) -> Result<(), Error> {
     let disk = open_backend(Choice::Auto)?;
     let dir = config.dir()?;
