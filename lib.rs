@@ -21,7 +21,7 @@
 //!
 //! A volume on one machine, written, lost from memory, and found again:
 //!
-//! ```no_run
+//! ```
 //! use std::sync::Arc;
 //!
 //! use seawall::snapshot::{Access, CreateOptions, Durability, Volume};

@@ -1,8 +1,8 @@
 //! `seawall demo`: the whole story in one run.
 //!
-//! A primary and two replicas run as processes of this very program on loopback. Real data is written
-//! while everything that can happen to a replica happens to one of them. At the end every copy is
-//! compared byte by byte and by digest. Nothing but cargo is needed.
+//! A primary and two replicas run as processes of this very program on loopback. Real data is
+//! written while everything that can happen to a replica happens to one of them. At the end every
+//! copy is compared byte by byte and by digest. Nothing but cargo is needed.
 
 mod compare;
 mod node;
@@ -68,8 +68,8 @@ impl Stage {
 /// Runs the command.
 ///
 /// # Errors
-/// A node that fails, a recovery that does not end in time, an unusable `--input` or `--dir`. Copies
-/// that differ are [`Exit::Found`].
+/// A node that fails, a recovery that does not end in time, an unusable `--input` or `--dir`.
+/// Copies that differ are [`Exit::Found`].
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let stage = set_up(args)?;
     let mut timeline = timeline::Timeline::new(args.json);

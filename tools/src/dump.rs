@@ -1,5 +1,5 @@
-//! `wal-dump`: what is in a log, record by record. It reads through `inspect_segment` alone, works on
-//! a live volume, a damaged one and a lone segment file, and never writes.
+//! `wal-dump`: what is in a log, record by record. It reads through `inspect_segment` alone, works
+//! on a live volume, a damaged one and a lone segment file, and never writes.
 
 use std::collections::BTreeMap;
 use std::io::Write;

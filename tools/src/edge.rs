@@ -1,4 +1,5 @@
-//! The edge of the tools: threads, the clock, signals and standard input live here and nowhere else.
+//! The edge of the tools: threads, the clock, signals and standard input live here and nowhere
+//! else.
 #![expect(
     clippy::disallowed_methods,
     reason = "the edge of a command line tool has threads and a clock"
@@ -50,7 +51,8 @@ pub(crate) fn beside<A: Send, B>(
     })
 }
 
-/// Runs `work(0)` to `work(count - 1)`, each on a thread of its own, and gives the results in order.
+/// Runs `work(0)` to `work(count - 1)`, each on a thread of its own, and gives the results in
+/// order.
 pub(crate) fn fan_out<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let work = &work;

@@ -1,8 +1,8 @@
 //! `seawall import`: a raw image through the engine.
 //!
 //! The bytes of the image replace those of the volume from 0 on; what lies behind the end of a
-//! smaller image is left as it is. Holes and zeros of the image become holes, and cost nothing where
-//! the volume holds none. Everything before a flush survives a kill at any moment after it.
+//! smaller image is left as it is. Holes and zeros of the image become holes, and cost nothing
+//! where the volume holds none. Everything before a flush survives a kill at any moment after it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,8 @@
 //! The binaries only parse arguments. Each command is a module with its arguments and a function
 //! `run`, so that tests can call it.
 
+#![forbid(unsafe_code)]
+
 pub mod bench;
 mod commands;
 mod common;

@@ -1,8 +1,8 @@
 //! Damage or torn tail: judges what `inspect_segment` came across in a log, in log order.
 //!
 //! Bytes that are no frame prove nothing by themselves. A damaged place is damage when some sound
-//! frame, or meta, records a frontier at or above the first LSN that can be missing there, or when a
-//! clean close named a later frame (D13). Otherwise it is what a crash leaves (L2). It is excused
+//! frame, or meta, records a frontier at or above the first LSN that can be missing there, or when
+//! a clean close named a later frame (D13). Otherwise it is what a crash leaves (L2). It is excused
 //! when the log went on behind it with the very frame that was due: then it was cut.
 
 use std::path::Path;

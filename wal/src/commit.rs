@@ -300,8 +300,8 @@ impl Log {
     }
 
     /// Prepares a segment for its next life: a generation that nobody used, written space, header
-    /// and name durable (D16). A full disk is met here and may be tried again (L8); any other failure
-    /// is final (L3).
+    /// and name durable (D16). A full disk is met here and may be tried again (L8); any other
+    /// failure is final (L3).
     pub(crate) fn prepare(&self) -> Result<Arc<SegmentFile>, Error> {
         let slot = self.state().take_slot();
         let prepared = self.prepare_slot(slot);
@@ -353,8 +353,8 @@ impl Log {
     }
 
     /// Drops every record above `after`, durably, with a new segment generation behind it (D4).
-    /// What is queued is written first. When anything is dropped, a primary starts a new incarnation
-    /// before it appends again (D2).
+    /// What is queued is written first. When anything is dropped, a primary starts a new
+    /// incarnation before it appends again (D2).
     ///
     /// # Errors
     /// [`Error::Chain`] below tail, checkpoint or committed; [`Error::BeyondHead`] above the head.

@@ -108,8 +108,8 @@ pub enum Operation {
         /// New size in bytes.
         length: u64,
     },
-    /// Makes a byte range read zero, with a hole where the file system can, and leaves the size as it
-    /// is: [`Output::Done`].
+    /// Makes a byte range read zero, with a hole where the file system can, and leaves the size as
+    /// it is: [`Output::Done`].
     PunchHole {
         /// The handle.
         file: FileId,
@@ -126,8 +126,8 @@ pub enum Operation {
         /// Where to look from.
         offset: u64,
     },
-    /// Takes the exclusive advisory lock of the file, or fails with `WouldBlock` when another handle
-    /// holds it, after a second at most: a killed holder is given that long to go (L-U7).
+    /// Takes the exclusive advisory lock of the file, or fails with `WouldBlock` when another
+    /// handle holds it, after a second at most: a killed holder is given that long to go (L-U7).
     /// [`Output::Done`]. The lock lasts until the handle is closed.
     Lock {
         /// The handle.

@@ -1,15 +1,15 @@
 //! A durable log of block changes on one machine, and every touch of a file.
 //!
 //! Responsible for: the seam to files ([`disk`]), the bytes of the log ([`format`]), `meta`, group
-//! commit, replay after a crash, range reads with proof, truncation at the head, reclaim at the tail,
-//! and the registry of all pins.
+//! commit, replay after a crash, range reads with proof, truncation at the head, reclaim at the
+//! tail, and the registry of all pins.
 //!
 //! Not responsible for: peers, sockets, what an image is, when to checkpoint, what the ack rule of
-//! a cluster is, who is primary. It reads no clock but the one it is given, and its only thread, which
-//! prepares, seals, reclaims and marks, lies in one file and is replaced by stepping (D22).
+//! a cluster is, who is primary. It reads no clock but the one it is given, and its only thread,
+//! which prepares, seals, reclaims and marks, lies in one file and is replaced by stepping (D22).
 //!
 //! ```text
-//!  append, append_received          read, read_blocks, places, prove        reclaim, truncate, pins
+//!  append, append_received          read, read_blocks, places, prove       reclaim, truncate, pin
 //!           |                                     |                                  |
 //!  +--------v-------------------------------------v----------------------------------v---------+
 //!  | log: one lock, never held across I/O        frontiers, index in memory, known damage       |
@@ -50,8 +50,8 @@
 //! - W10 meta is durable before space is reused: a segment becomes free only behind meta's
 //!   `first_generation`, and only when no reader holds it.
 //! - W11 A range read gives every record of `(after, through]`, each verified, or a typed error
-//!   (L7). What it gives stays readable while the reader lives: it holds a pin, and a pin is checked
-//!   against the tail in the critical section that takes it.
+//!   (L7). What it gives stays readable while the reader lives: it holds a pin, and a pin is
+//!   checked against the tail in the critical section that takes it.
 //! - W12 Bytes from disk never panic: lengths are bounded before anything is allocated, and what
 //!   contradicts the format is a [`Damage`].
 //!
@@ -75,7 +75,11 @@
 //! let meta = Arc::new(Meta::create(&disk, &dir, MetaContents {
 //!     volume: VolumeId([7; 16]),
 //!     log: LogId([8; 16]),
-//!     geometry: Geometry { block_size: BlockSize::DEFAULT, blocks: 1 << 20, segment_bytes: 1 << 20 },
+//!     geometry: Geometry {
+//!         block_size: BlockSize::DEFAULT,
+//!         blocks: 1 << 20,
+//!         segment_bytes: 1 << 20,
+//!     },
 //!     role: Role::Primary,
 //!     epoch: Epoch::new(1),
 //!     lineage: Lineage::default(),

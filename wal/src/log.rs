@@ -345,8 +345,8 @@ impl Log {
         Ok((log, report))
     }
 
-    /// Makes a log that was just replayed ready for appends, everything durable. Behind a torn tail,
-    /// `wipe_to` says how far the frames reach that were cut.
+    /// Makes a log that was just replayed ready for appends, everything durable. Behind a torn
+    /// tail, `wipe_to` says how far the frames reach that were cut.
     fn begin_writing(&self, wipe_to: Option<u64>) -> Result<(), Error> {
         if self.meta.get().clean_close.is_some() {
             self.meta.update(|meta| meta.clean_close = None)?;

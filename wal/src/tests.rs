@@ -208,9 +208,8 @@ fn reclaim_frees_whole_segments_and_they_are_reused() {
     log.set_checkpoint(Lsn::new(900));
     let pin = log.pin(Lsn::new(100), "test").unwrap();
     assert_eq!(log.reclaim(Lsn::new(800)).unwrap(), Lsn::new(100));
-    assert!(
-        matches!(log.pin(Lsn::new(99), "late"), Err(Error::Reclaimed { tail, .. }) if tail == Lsn::new(100))
-    );
+    let late = log.pin(Lsn::new(99), "late");
+    assert!(matches!(late, Err(Error::Reclaimed { tail, .. }) if tail == Lsn::new(100)));
     drop(pin);
     step_until(&log, || log.frontiers().tail == Lsn::new(800));
     assert_eq!(log.first_retained(), Lsn::new(801));

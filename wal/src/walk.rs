@@ -380,8 +380,8 @@ impl Place<'_> {
         walk.facts.frontier_above = walk.frontier > whole;
         walk.facts.begun |= !walk.bad.is_empty();
         // Only a segment that was durable as a whole is followed by frames in a later one, and only
-        // a durable truncation by records or a mark below the head. An LSN cannot tell: a truncation
-        // lowers them.
+        // a durable truncation by records or a mark below the head. An LSN cannot tell: a
+        // truncation lowers them.
         let chain_end = walk.segments.last().map(|last| last.file.generation);
         walk.facts.named_missing |= walk.islands.iter().any(|island| {
             let header = &island.frame.header;

@@ -178,8 +178,8 @@ fn first_difference(left: &[u8], right: &[u8]) -> Option<u64> {
     at.map(|at| at as u64)
 }
 
-/// Changes one byte of the copy in `dir`, as bit rot would: in the payload of its newest write, or in
-/// the image when the log holds none.
+/// Changes one byte of the copy in `dir`, as bit rot would: in the payload of its newest write, or
+/// in the image when the log holds none.
 pub(super) fn tamper(dir: &Path) -> Result<(), Error> {
     let disk = common::disk();
     let (path, offset) = match newest_payload(&disk, dir)? {

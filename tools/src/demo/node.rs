@@ -31,8 +31,8 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Starts this program with `args`. The process ends with its standard input, so that nothing is
-    /// left behind even if we are killed.
+    /// Starts this program with `args`. The process ends with its standard input, so that nothing
+    /// is left behind even if we are killed.
     pub(super) fn start(
         name: &str,
         args: &[String],

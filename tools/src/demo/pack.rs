@@ -1,5 +1,5 @@
-//! Packs a real file tree into one image: for each file a header block with its name and length, then
-//! its bytes, padded to blocks; a hole between the source tree and the rest.
+//! Packs a real file tree into one image: for each file a header block with its name and length,
+//! then its bytes, padded to blocks; a hole between the source tree and the rest.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

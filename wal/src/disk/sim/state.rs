@@ -80,7 +80,8 @@ impl State {
         self.rng.clone()
     }
 
-    /// Ids of a crashed disk go on, so that a handle from before the crash is not taken for a new one.
+    /// Ids of a crashed disk go on, so that a handle from before the crash is not taken for a new
+    /// one.
     pub(super) fn next_id(&self) -> u64 {
         self.next_id
     }
