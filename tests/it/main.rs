@@ -11,6 +11,7 @@
 )]
 
 mod cli;
+mod demo;
 mod harness;
 mod nbd;
 mod tidy;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use seawall_wal::disk::{self, File, OpenMode};
+use seawall_wal::disk::{self, Disk, File, OpenMode};
 
 use crate::common;
 use crate::edge;
@@ -89,6 +89,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
 }
 
 fn set_up(args: &Args) -> Result<Stage, Error> {
+    let disk = common::disk();
+    if let Some(input) = &args.input {
+        check_input(input, size_of(&disk, input)?)?;
+    }
     let temporary = match args.dir {
         None => Some(tempfile::Builder::new().prefix("seawall-demo-").tempdir()?),
         Some(_) => None,
@@ -98,7 +102,6 @@ fn set_up(args: &Args) -> Result<Stage, Error> {
         (None, Some(dir)) => fresh(dir)?,
         (None, None) => unreachable!("one of the two was just made"),
     };
-    let disk = common::disk();
     let input = match &args.input {
         Some(input) => input.clone(),
         None => {
@@ -107,14 +110,8 @@ fn set_up(args: &Args) -> Result<Stage, Error> {
             packed
         }
     };
-    let bytes = File::open(&disk, &input, OpenMode::Read)?.length()?;
-    if bytes < story::INPUT_BYTES_MIN {
-        return Err(Error::BadPath {
-            path: input,
-            what: "is smaller than 1 MiB",
-            hint: "give a larger file to store",
-        });
-    }
+    let bytes = size_of(&disk, &input)?;
+    check_input(&input, bytes)?;
     Ok(Stage {
         root,
         input,
@@ -122,6 +119,21 @@ fn set_up(args: &Args) -> Result<Stage, Error> {
         stop: edge::stop_flag()?,
         _temporary: temporary,
     })
+}
+
+fn size_of(disk: &Arc<dyn Disk>, path: &Path) -> Result<u64, Error> {
+    Ok(File::open(disk, path, OpenMode::Read)?.length()?)
+}
+
+fn check_input(path: &Path, bytes: u64) -> Result<(), Error> {
+    match bytes < story::INPUT_BYTES_MIN {
+        true => Err(Error::BadPath {
+            path: path.into(),
+            what: "is smaller than 1 MiB",
+            hint: "give a larger file to store",
+        }),
+        false => Ok(()),
+    }
 }
 
 /// The directory for `--dir`, made if it is missing, refused if it holds anything.

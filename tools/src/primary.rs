@@ -122,13 +122,19 @@ fn end_of(report: &ReplayReport) -> String {
 }
 
 fn options(args: &Args) -> PrimaryOptions {
+    let usual = PrimaryOptions::default();
     PrimaryOptions {
+        // A command may write gigabytes before it flushes.
+        commit_timeout: match args.commands {
+            true => usual.commit_timeout * 20,
+            false => usual.commit_timeout,
+        },
         replicas: args.replicas.clone(),
         ack: args.ack.into(),
         rebuild_full: args.rebuild == Some(Rebuild::Full),
         listen: args.listen.clone(),
         insecure: args.insecure,
-        ..PrimaryOptions::default()
+        ..usual
     }
 }
 

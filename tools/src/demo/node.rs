@@ -14,7 +14,7 @@ use crate::edge;
 use crate::error::Error;
 
 /// How long a node may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// How often a wait looks whether the demo was told to stop.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a node may take to close its volume.
@@ -69,7 +69,7 @@ impl Node {
                 return Err(Error::Interrupted);
             }
             if started.elapsed() > PATIENCE {
-                return Err(self.failed("it did not answer within 300 s"));
+                return Err(self.failed("it did not answer within 600 s"));
             }
         }
     }
