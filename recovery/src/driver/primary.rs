@@ -137,7 +137,7 @@ impl Primary {
             listener,
             ctl: None,
         };
-        primary.ctl = Some(serve_status(&primary.shared)?);
+        primary.ctl = serve_status(&primary.shared);
         primary.start_threads();
         Ok(primary)
     }
@@ -442,13 +442,16 @@ fn follow_own_sync(shared: &Shared) {
     }
 }
 
-fn serve_status(shared: &Arc<Shared>) -> Result<CtlServer, Error> {
+/// Without the socket, for a path that is too long for one, the tools read the files (D24).
+fn serve_status(shared: &Arc<Shared>) -> Option<CtlServer> {
     let weak = Arc::downgrade(shared);
     let answer = move || {
         let shared = weak.upgrade();
         shared.map_or_else(String::new, |shared| status(&shared).to_json())
     };
     serve_ctl(shared.volume.dir(), Arc::new(answer))
+        .inspect_err(|error| tracing::warn!(%error, "no ctl socket"))
+        .ok()
 }
 
 /// A primary answers questions and takes no orders.

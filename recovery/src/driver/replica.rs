@@ -202,8 +202,10 @@ impl Shared {
             let shared = weak.upgrade();
             shared.map_or_else(String::new, |shared| shared.status().to_json())
         };
-        let server = serve_ctl(&self.dir, Arc::new(answer))?;
-        *self.ctl.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+        // Without the socket, for a path that is too long for one, the tools read the files (D24).
+        let server = serve_ctl(&self.dir, Arc::new(answer))
+            .inspect_err(|error| tracing::warn!(%error, "no ctl socket"));
+        *self.ctl.lock().unwrap_or_else(PoisonError::into_inner) = server.ok();
         Ok(())
     }
 

@@ -374,3 +374,35 @@ fn every_body_table_adds_up_to_the_encoded_length() {
         }
     }
 }
+
+proptest::proptest! {
+    // A peer that computes the sums right still cannot make us panic, nor allocate what it says.
+    #[test]
+    fn no_bytes_panic(kind in 0_u8..40, bytes in proptest::collection::vec(0_u8.., 0..300)) {
+        if let Ok(body) = Body::decode(kind, &bytes) {
+            let mut again = Vec::new();
+            body.encode(&mut again);
+            proptest::prop_assert_eq!(again, bytes);
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_body_is_refused_or_read_as_what_it_says(
+        which in 0_usize..100,
+        at in 0_usize..2000,
+        byte in 0_u8..,
+    ) {
+        let samples = samples();
+        let body = &samples[which % samples.len()];
+        let mut bytes = Vec::new();
+        body.encode(&mut bytes);
+        if let Some(place) = bytes.get_mut(at) {
+            *place = byte;
+        }
+        if let Ok(body) = Body::decode(body.kind().0, &bytes) {
+            let mut again = Vec::new();
+            body.encode(&mut again);
+            proptest::prop_assert_eq!(again, bytes);
+        }
+    }
+}

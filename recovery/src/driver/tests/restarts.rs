@@ -175,3 +175,45 @@ fn status_is_asked_over_tcp_and_through_the_ctl_socket() {
     replica.shutdown().unwrap();
     assert_eq!(query_ctl(&lab.dir("p")).unwrap(), None);
 }
+
+// L-S1, L-B3: whatever moment a replica goes and comes back at, it ends level.
+#[test]
+fn a_flapping_replica_ends_level_while_a_quorum_goes_on() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let (steady, flapping) = (lab.replica("steady"), lab.replica("flapping"));
+    let address = flapping.address().to_string();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: PATIENCE,
+        ..options(&[&steady, &flapping])
+    };
+    let served = lab.serve("p", quorum);
+    let mut flapping = Some(flapping);
+    let mut end = Lsn::ZERO;
+    for round in 0..12_u8 {
+        beside(
+            "flap",
+            || {
+                flapping.take().unwrap().shutdown().unwrap();
+                flapping = Some(lab.replica_at("flapping", &address));
+            },
+            || end = served.fill(0..60, round),
+        );
+        if round % 4 == 3 {
+            // Now and then it misses more than the log keeps.
+            served.primary.volume().advance_tail(end).unwrap();
+        }
+    }
+    let flapping = flapping.unwrap();
+    for replica in [&steady, &flapping] {
+        served.in_sync(&replica.status().id.unwrap(), end);
+        assert_equal(served.primary.volume(), replica, end);
+        let digest = replica.volume().unwrap().digest_at(end).unwrap();
+        let ours = served.primary.volume().digest_at(end).unwrap();
+        assert_eq!(digest, ours);
+    }
+    served.stop();
+    steady.shutdown().unwrap();
+    flapping.shutdown().unwrap();
+}
