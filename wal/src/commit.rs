@@ -9,35 +9,37 @@ use std::sync::Arc;
 use crate::disk::{self, Buffer};
 use crate::frame::{self, FRAME_ALIGNMENT, FRAME_BYTES_MAX, FRAME_RECORDS_MAX};
 use crate::frame::{FrameHeader, FrameKind};
-use crate::index::{self, Entry, Summary};
-use crate::log::{Log, State, chain};
+use crate::index::Entry;
+use crate::log::Log;
 use crate::record::{Record, RecordHeader};
-use crate::retention::reclaim_floor;
-use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, SegmentHeader, file_name};
-use crate::walk::{Link, Segment, drop_above};
-use crate::{CleanClose, Error, Lsn};
+use crate::segment::{FIRST_FRAME_AT, SegmentFile, SegmentHeader, file_name};
+use crate::state::State;
+use crate::walk::{Link, drop_above};
+use crate::{Error, Lsn};
 
 /// Bytes that may be queued before appenders wait for the disk.
 const QUEUE_BYTES_MAX: u64 = 16 << 20;
-/// Prepared segments kept ready.
-const READY_MAX: usize = 1;
-/// Files kept for reuse beyond the ready ones; more are removed (L-R4).
-const SPARE_MAX: usize = 3;
 
 /// Leadership; stepping down wakes everybody, whatever happened (L-W3).
-struct Leader<'a> {
+pub(crate) struct Leader<'a> {
     log: &'a Log,
 }
 
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
-        self.log.state().leading = false;
+        let mut state = self.log.state();
+        state.leading = false;
+        if std::thread::panicking() {
+            // What the leader was about to account for is unknown (L3).
+            state.poison(&Error::Closed);
+        }
+        drop(state);
         self.log.progress.notify_all();
     }
 }
 
 /// A frame about to be written.
-struct Draft {
+pub(crate) struct Draft {
     kind: FrameKind,
     after: Lsn,
     next_generation: u64,
@@ -45,7 +47,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn event(kind: FrameKind, after: Lsn) -> Draft {
+    pub(crate) fn event(kind: FrameKind, after: Lsn) -> Draft {
         Draft {
             kind,
             after,
@@ -125,14 +127,14 @@ impl Log {
         }
     }
 
-    fn lead(&self, mut state: std::sync::MutexGuard<'_, State>) -> Leader<'_> {
+    pub(crate) fn lead(&self, mut state: std::sync::MutexGuard<'_, State>) -> Leader<'_> {
         state.leading = true;
         drop(state);
         Leader { log: self }
     }
 
     /// Takes leadership, waiting for whoever has it.
-    fn lead_alone(&self) -> Result<Leader<'_>, Error> {
+    pub(crate) fn lead_alone(&self) -> Result<Leader<'_>, Error> {
         loop {
             let state = self.state();
             state.check_running()?;
@@ -144,7 +146,7 @@ impl Log {
     }
 
     /// Leader only: writes what was queued when the call began.
-    fn write_queue(&self) -> Result<(), Error> {
+    pub(crate) fn write_queue(&self) -> Result<(), Error> {
         let goal = self.frontiers().head;
         loop {
             let draft = self.next_draft(goal);
@@ -162,7 +164,7 @@ impl Log {
 
     /// The next records that fit one frame in the active segment; all that fit a fresh one when
     /// none fits this.
-    fn next_draft(&self, goal: Lsn) -> Draft {
+    pub(crate) fn next_draft(&self, goal: Lsn) -> Draft {
         let mut state = self.state();
         let room = self.room(&mut state);
         let most = FRAME_BYTES_MAX.min(self.capacity());
@@ -182,18 +184,18 @@ impl Log {
     }
 
     /// Bytes of frames that a segment holds, its seal left out.
-    fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         let bytes = self.ids.geometry.segment_bytes - FIRST_FRAME_AT - FRAME_ALIGNMENT as u64;
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
     /// Bytes left in the active segment, its seal left out.
-    fn room(&self, state: &mut State) -> usize {
+    pub(crate) fn room(&self, state: &mut State) -> usize {
         let used = state.active().end - FIRST_FRAME_AT;
         self.capacity() - usize::try_from(used).unwrap_or(usize::MAX)
     }
 
-    fn fits(&self, bytes: usize) -> bool {
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
         let mut state = self.state();
         let sealed = state.active().sealed;
         !sealed && bytes <= self.room(&mut state)
@@ -201,7 +203,7 @@ impl Log {
 
     /// Leader only: puts one frame behind the last one. A failure is final (L3): what reached the
     /// disk is unknown.
-    fn write_frame(&self, draft: Draft) -> Result<(), Error> {
+    pub(crate) fn write_frame(&self, draft: Draft) -> Result<(), Error> {
         let timestamp_ns = self.clock.unix_ns();
         let (file, header) = {
             let mut state = self.state();
@@ -306,6 +308,13 @@ impl Log {
         let slot = self.state().take_slot();
         let prepared = self.prepare_slot(slot);
         if let Err(error) = &prepared {
+            if error.is_out_of_space() {
+                // OK because a file that stays is written anew all the same: no sync is repeated.
+                drop(disk::remove(
+                    self.disk.as_ref(),
+                    &self.dir.join(file_name(slot)),
+                ));
+            }
             let mut state = self.state();
             state.slots.spare.push(slot);
             if !error.is_out_of_space() {
@@ -335,7 +344,7 @@ impl Log {
         Ok(())
     }
 
-    fn prepare_slot(&self, slot: u32) -> Result<Arc<SegmentFile>, Error> {
+    pub(crate) fn prepare_slot(&self, slot: u32) -> Result<Arc<SegmentFile>, Error> {
         let mut generation = 0;
         self.meta.update(|meta| {
             generation = meta.generation_next;
@@ -350,300 +359,6 @@ impl Log {
         let file = SegmentFile::prepare(&self.disk, &self.dir, slot, header)?;
         disk::sync_dir(self.disk.as_ref(), &self.dir)?;
         Ok(Arc::new(file))
-    }
-
-    /// Drops every record above `after`, durably, with a new segment generation behind it (D4).
-    /// What is queued is written first. When anything is dropped, a primary starts a new
-    /// incarnation before it appends again (D2).
-    ///
-    /// # Errors
-    /// [`Error::Chain`] below tail, checkpoint or committed; [`Error::BeyondHead`] above the head.
-    pub fn truncate(&self, after: Lsn) -> Result<(), Error> {
-        self.check_writable()?;
-        let leader = self.lead_alone()?;
-        self.write_queue()?;
-        self.sync_active()?;
-        let frontiers = self.frontiers();
-        let bounds = [
-            ("tail", frontiers.tail),
-            ("checkpoint", frontiers.checkpoint),
-            ("committed", frontiers.committed),
-        ];
-        if let Some((name, bound)) = bounds.into_iter().find(|(_, bound)| after < *bound) {
-            return Err(chain("truncate after", after, name, bound));
-        }
-        if after >= frontiers.head {
-            return Ok(());
-        }
-        // W4: no LSN above `after` is written under this incarnation again.
-        self.state().writer = None;
-        self.write_queue()?;
-        self.sync_active()?;
-        if !self.fits(FRAME_ALIGNMENT) {
-            self.rotate()?;
-        }
-        self.write_frame(Draft::event(FrameKind::Truncation, after))?;
-        self.rotate()?;
-        drop(leader);
-        self.persist_lineage(after)
-    }
-
-    fn persist_lineage(&self, through: Lsn) -> Result<(), Error> {
-        let lineage = self.state().lineage.through(through);
-        self.meta.update(|meta| meta.lineage = lineage.clone())?;
-        self.state().lineage = lineage;
-        Ok(())
-    }
-
-    /// Moves the tail to `lsn`, or as far as the pins allow, durably, and frees whole segments.
-    /// Returns the tail. A pin that held it back releases the rest when it goes (P09).
-    ///
-    /// # Errors
-    /// [`Error::Chain`] above head, committed or checkpoint (D20).
-    pub fn reclaim(&self, lsn: Lsn) -> Result<Lsn, Error> {
-        self.check_writable()?;
-        let (tail, first_generation) = {
-            let mut state = self.state();
-            let frontiers = state.frontiers;
-            let bounds = [
-                ("checkpoint", frontiers.checkpoint),
-                ("committed", frontiers.committed),
-                ("head", frontiers.head),
-            ];
-            if let Some((name, bound)) = bounds.into_iter().find(|(_, bound)| lsn > *bound) {
-                return Err(chain("reclaim through", lsn, name, bound));
-            }
-            state.reclaim_wanted = state.reclaim_wanted.max(lsn);
-            let tail = reclaim_floor(state.reclaim_wanted, state.pins.floor());
-            if tail <= frontiers.tail {
-                return Ok(frontiers.tail);
-            }
-            // Pins below are refused from here on (L-N2).
-            state.move_frontiers(|frontiers| frontiers.tail = tail);
-            let kept = state.reclaimable(tail);
-            (tail, state.segments[kept].file.generation)
-        };
-        // P08: meta durable before the space is reused.
-        self.meta.update(|meta| {
-            meta.tail = meta.tail.max(tail);
-            meta.first_generation = meta.first_generation.max(Some(first_generation));
-        })?;
-        // W10: what meta names stays, whatever a truncation did meanwhile.
-        let mut state = self.state();
-        let oldest = |segment: &Segment| segment.file.generation == first_generation;
-        let kept = state.segments.iter().position(oldest).unwrap_or(0);
-        let freed: Vec<_> = state
-            .segments
-            .drain(..kept)
-            .map(|segment| segment.file)
-            .collect();
-        state.retired.extend(freed);
-        Ok(tail)
-    }
-
-    /// One step of background work: reclaim that a pin held back, seal, prepare, remove spares.
-    /// `false` when there is nothing to do. The edge thread calls it; a simulator may instead.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; ENOSPC here is met before an append needs the space (L8).
-    pub fn step(&self) -> Result<bool, Error> {
-        {
-            let mut state = self.state();
-            if state.stopped || state.stepping || state.check_poison().is_err() {
-                return Ok(false);
-            }
-            state.stepping = true;
-        }
-        let stepped = self.step_once();
-        self.state().stepping = false;
-        self.progress.notify_all();
-        stepped
-    }
-
-    fn step_once(&self) -> Result<bool, Error> {
-        if self.check_writable().is_err() {
-            return Ok(false);
-        }
-        let wanted = {
-            let state = self.state();
-            let floor = reclaim_floor(state.reclaim_wanted, state.pins.floor());
-            (floor > state.frontiers.tail).then_some(state.reclaim_wanted)
-        };
-        if let Some(wanted) = wanted {
-            return self.reclaim(wanted).map(|_| true);
-        }
-        Ok(self.seal_one()? || self.prepare_one()? || self.remove_one()?)
-    }
-
-    /// Writes the index of a sealed segment from read-back (D15).
-    fn seal_one(&self) -> Result<bool, Error> {
-        let file = {
-            let state = self.state();
-            // The last segment may carry a seal that is not durable yet, and an index must never
-            // know more than its segment (L-T7).
-            let earlier = state.segments.len().saturating_sub(1);
-            let mut waiting = state.segments[..earlier].iter();
-            match waiting.find(|segment| segment.sealed && !segment.indexed) {
-                Some(segment) => Arc::clone(&segment.file),
-                None => return Ok(false),
-            }
-        };
-        let summary = self.read_back(&file)?;
-        match &summary {
-            Some(summary) => index::write(&self.disk, &file, self.ids.log, summary)?,
-            None => tracing::error!(
-                segment = %file.path().display(),
-                "a sealed segment does not read back whole; run seawall verify"
-            ),
-        }
-        let mut state = self.state();
-        let segments = state.segments.iter_mut();
-        for segment in segments.filter(|segment| segment.file.generation == file.generation) {
-            segment.indexed = true;
-        }
-        Ok(true)
-    }
-
-    /// Everything in a sealed segment, or `None` when a byte of it is not as it was written.
-    fn read_back(&self, file: &SegmentFile) -> Result<Option<Summary>, Error> {
-        let identity = SegmentHeader {
-            volume: self.ids.volume,
-            log: self.ids.log,
-            generation: file.generation,
-            segment_bytes: self.ids.geometry.segment_bytes,
-        };
-        let mut scanner = Scanner::new(&file.file, identity)?;
-        let mut summary: Option<Summary> = None;
-        let mut at = FIRST_FRAME_AT;
-        while let Ok(frame) = scanner.frame_at(at) {
-            if !frame.is_whole() {
-                return Ok(None);
-            }
-            summary
-                .get_or_insert_with(|| Summary::begin(&frame))
-                .push(&frame);
-            at += frame.header.frame_bytes as u64;
-            if frame.header.kind == FrameKind::Seal {
-                return Ok(summary);
-            }
-        }
-        Ok(None)
-    }
-
-    fn prepare_one(&self) -> Result<bool, Error> {
-        let wanted = {
-            let mut state = self.state();
-            let half = self.ids.geometry.segment_bytes / 2;
-            state.ready.len() < READY_MAX && state.active().end > half
-        };
-        if wanted {
-            let prepared = self.prepare()?;
-            self.state().ready.push(prepared);
-        }
-        Ok(wanted)
-    }
-
-    /// Removes a file beyond the pool (L-R4).
-    fn remove_one(&self) -> Result<bool, Error> {
-        let slot = {
-            let mut state = self.state();
-            state.collect_retired();
-            if state.slots.spare.len() <= SPARE_MAX {
-                return Ok(false);
-            }
-            state.slots.spare.pop()
-        };
-        let Some(slot) = slot else { return Ok(false) };
-        let path = self.dir.join(file_name(slot));
-        disk::remove(self.disk.as_ref(), &index::path_of(&path))?;
-        disk::remove(self.disk.as_ref(), &path)?;
-        disk::sync_dir(self.disk.as_ref(), &self.dir)?;
-        Ok(true)
-    }
-
-    /// Syncs, then writes a mark frame (frontier = head) if frames were written since the last one
-    /// (D13).
-    ///
-    /// # Errors
-    /// As [`Log::sync_through`].
-    pub fn mark(&self) -> Result<(), Error> {
-        {
-            let state = self.state();
-            let idle = !state.unmarked && state.queue.is_empty();
-            if idle || state.check_poison().is_err() || state.stopped {
-                return Ok(());
-            }
-        }
-        let leader = self.lead_alone()?;
-        self.write_mark()?;
-        drop(leader);
-        Ok(())
-    }
-
-    /// Leader only. Gives the sequence of the mark, and the head it speaks of.
-    fn write_mark(&self) -> Result<CleanClose, Error> {
-        self.write_queue()?;
-        self.sync_active()?;
-        if !self.fits(FRAME_ALIGNMENT) {
-            self.rotate()?;
-        }
-        let head = self.state().written;
-        self.write_frame(Draft::event(FrameKind::Mark, head))?;
-        self.sync_active()?;
-        let mut state = self.state();
-        state.unmarked = false;
-        Ok(CleanClose {
-            sequence: state.link.sequence - 1,
-            head,
-        })
-    }
-
-    /// Syncs, writes a mark, and leaves the clean-close mark in meta. Later appends are refused.
-    ///
-    /// # Errors
-    /// As [`Log::sync_through`].
-    pub fn close(&self) -> Result<(), Error> {
-        if let Err(error) = self.check_writable() {
-            self.stop();
-            return match error {
-                Error::Poisoned { .. } => Err(error),
-                _ => Ok(()),
-            };
-        }
-        let leader = self.lead_alone()?;
-        let mark = self.write_mark()?;
-        drop(leader);
-        self.stop();
-        let committed = self.frontiers().committed;
-        self.meta.update(|meta| {
-            meta.committed = meta.committed.max(committed);
-            meta.clean_close = Some(mark);
-        })
-    }
-
-    /// Ends background work and refuses later appends, without a clean close. Nothing of this log
-    /// touches the disk once it returns, but for calls that others still make.
-    pub fn stop(&self) {
-        let mut state = self.state();
-        state.stopped = true;
-        self.progress.notify_all();
-        while state.leading || state.stepping {
-            state = self.wait(state);
-        }
-    }
-
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.state().stopped
-    }
-
-    /// Edge thread: waits until something happens. `true` when nothing did for `timeout`.
-    pub(crate) fn wait_for_work(&self, timeout: std::time::Duration) -> bool {
-        let state = self.state();
-        !state.stopped
-            && self
-                .progress
-                .wait_timeout(state, timeout)
-                .is_ok_and(|(_, out)| out.timed_out())
     }
 }
 
@@ -708,15 +423,6 @@ impl State {
         });
     }
 
-    /// Number of segments at the front that hold nothing above `tail`; the active one never counts.
-    fn reclaimable(&self, tail: Lsn) -> usize {
-        let sealed = &self.segments[..self.segments.len() - 1];
-        sealed
-            .iter()
-            .take_while(|segment| segment.through <= tail)
-            .count()
-    }
-
     /// A segment prepared ahead, if it can follow the active one: generations rise along the chain
     /// (W8), and one prepared in the background may have been overtaken.
     fn take_ready(&mut self) -> Option<Arc<SegmentFile>> {
@@ -730,24 +436,5 @@ impl State {
         }
         None
     }
-
-    fn collect_retired(&mut self) {
-        let retired = std::mem::take(&mut self.retired);
-        for file in retired {
-            match Arc::strong_count(&file) {
-                1 => self.slots.spare.push(file.slot),
-                _ => self.retired.push(file),
-            }
-        }
-    }
-
-    fn take_slot(&mut self) -> u32 {
-        self.collect_retired();
-        self.slots.spare.pop().unwrap_or_else(|| {
-            self.slots.next += 1;
-            self.slots.next - 1
-        })
-    }
 }
-
 const _: () = assert!(RecordHeader::BYTES * FRAME_RECORDS_MAX < FRAME_BYTES_MAX);

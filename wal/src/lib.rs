@@ -108,7 +108,10 @@
 //! # Ok(())
 //! # }
 //! ```
+mod append;
+mod background;
 mod block;
+mod bounds;
 mod clock;
 mod commit;
 #[cfg(test)]
@@ -129,24 +132,28 @@ mod lineage;
 mod log;
 mod lsn;
 mod meta;
+mod read;
 mod record;
 mod replay;
 mod report;
 mod retention;
 mod segment;
+mod state;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+pub use append::Ticket;
 pub use block::{BlockSize, Lba, LogId, NodeIncarnation, VolumeId};
 pub use clock::Clock;
 pub use edge::SystemClock;
 pub use error::{Corrupt, Damage, Error, IoOp};
 pub use inspect::{Inspected, inspect_segment};
 pub use lineage::{Fork, Lineage, LineageEntry};
-pub use log::{Log, LogMode, RecordReader, Ticket};
+pub use log::{Log, LogMode};
 pub use lsn::{Epoch, Incarnation, Lsn, LsnRange};
 pub use meta::{CleanClose, Geometry, Meta, MetaContents, Role, Section, SectionId};
+pub use read::RecordReader;
 pub use record::{Change, Record, RecordHeader, RecordKind};
 pub use report::{
     Frontiers, Gap, Loss, LossReport, RecordPlace, ReplayReport, ScanEnd, SegmentInfo, SegmentState,

@@ -432,3 +432,40 @@ fn received_records_are_kept_unchanged_with_their_lineage() {
     assert_eq!(to.lineage(), from.lineage());
     check(&to, 0, 20);
 }
+
+#[test]
+fn damage_below_the_tail_takes_nothing_from_anybody() {
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    for through in 1..=20 {
+        append(&log, through);
+    }
+    log.commit(Lsn::new(20)).unwrap();
+    log.set_checkpoint(Lsn::new(20));
+    log.reclaim(Lsn::new(10)).unwrap();
+    log.close().unwrap();
+    drop(log);
+    flip(&fixture.segment(0), 4096 + 4 * 8192 + 4096 + 77, 2);
+    let (log, report) = fixture.open_at(LogMode::Writable, Lsn::new(20)).unwrap();
+    assert_eq!(report.end, ScanEnd::Clean);
+    check(&log, 10, 20);
+    log.check_writable().unwrap();
+}
+
+#[test]
+fn a_stray_file_in_the_last_slot_does_not_push_names_out_of_the_grammar() {
+    // L-R5: a name outside the grammar would not be found by the next open.
+    let fixture = Fixture::on_files();
+    let (log, _) = fixture.open();
+    append(&log, 3);
+    log.close().unwrap();
+    drop(log);
+    std::fs::write(fixture.segment(99_999_999), b"stray").unwrap();
+    let (log, _) = fixture.open();
+    append(&log, 1500);
+    log.stop();
+    drop(log);
+    let (log, report) = fixture.open();
+    assert_eq!(report.end, ScanEnd::Clean);
+    check(&log, 0, 1500);
+}

@@ -1,7 +1,7 @@
 //! Reads a log from disk, frame by frame or by sealed index, and collects the facts that replay
 //! decides on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,8 +54,26 @@ pub(crate) struct Slots {
     /// Files of later lives than the oldest retained one and outside the chain. They may hold
     /// frames that were cut, and are prepared anew before anything is appended behind a cut (D16).
     pub(crate) later: Vec<u32>,
-    /// First slot number never used.
-    pub(crate) next: u32,
+    /// Every slot that has a file.
+    pub(crate) used: BTreeSet<u32>,
+}
+
+impl Slots {
+    /// A spare slot, or else the lowest one without a file.
+    pub(crate) fn take(&mut self) -> u32 {
+        let spare = self.spare.pop();
+        let slot = spare.or_else(|| (0..).find(|slot| !self.used.contains(slot)));
+        let slot = slot.expect("a directory holds fewer files than there are slots");
+        self.used.insert(slot);
+        slot
+    }
+
+    /// A spare slot whose file is about to be removed.
+    pub(crate) fn give_up(&mut self) -> Option<u32> {
+        let slot = self.spare.pop()?;
+        self.used.remove(&slot);
+        Some(slot)
+    }
 }
 
 /// A record that is there and not whole.
@@ -139,7 +157,7 @@ impl Place<'_> {
             .iter()
             .filter_map(|n| slot_of(n))
         {
-            slots.next = slots.next.max(slot + 1);
+            slots.used.insert(slot);
             let path = self.dir.join(crate::segment::file_name(slot));
             let file = File::open(self.disk, &path, mode)?;
             if self.writable {
@@ -353,6 +371,9 @@ impl Place<'_> {
 
     /// Adds up the evidence.
     fn conclude(&self, walk: &mut Walk) {
+        // What lies at or below the tail is in the base: its damage takes nothing from anybody.
+        walk.bad
+            .retain(|bad| bad.loss.lsns.through > self.meta.tail);
         walk.islands
             .sort_by_key(|island| island.frame.header.sequence);
         for island in &walk.islands {

@@ -1,0 +1,162 @@
+//! Background work in steps: reclaim that a pin held back, seal, prepare, remove (D22).
+
+use std::sync::Arc;
+
+use crate::Error;
+use crate::disk;
+use crate::frame::FrameKind;
+use crate::index::{self, Summary};
+use crate::log::Log;
+use crate::retention::reclaim_floor;
+use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, SegmentHeader, file_name};
+
+/// Prepared segments kept ready.
+const READY_MAX: usize = 1;
+/// Files kept for reuse beyond the ready ones; more are removed (L-R4).
+const SPARE_MAX: usize = 3;
+
+/// The one turn at background work; it ends whatever happened.
+struct Turn<'a> {
+    log: &'a Log,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.log.state().stepping = false;
+        self.log.progress.notify_all();
+    }
+}
+
+impl Log {
+    /// One step of background work: reclaim that a pin held back, seal, prepare, remove spares.
+    /// `false` when there is nothing to do. The edge thread calls it; a simulator may instead.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; ENOSPC here is met before an append needs the space (L8).
+    pub fn step(&self) -> Result<bool, Error> {
+        {
+            let mut state = self.state();
+            if state.stopped || state.stepping || state.check_poison().is_err() {
+                return Ok(false);
+            }
+            state.stepping = true;
+        }
+        let _turn = Turn { log: self };
+        self.step_once()
+    }
+
+    fn step_once(&self) -> Result<bool, Error> {
+        if self.check_writable().is_err() {
+            return Ok(false);
+        }
+        let wanted = {
+            let state = self.state();
+            let floor = reclaim_floor(state.reclaim_wanted, state.pins.floor());
+            (floor > state.frontiers.tail).then_some(state.reclaim_wanted)
+        };
+        if let Some(wanted) = wanted {
+            return self.reclaim(wanted).map(|_| true);
+        }
+        Ok(self.seal_one()? || self.prepare_one()? || self.remove_one()?)
+    }
+
+    /// Writes the index of a sealed segment from read-back (D15).
+    fn seal_one(&self) -> Result<bool, Error> {
+        let file = {
+            let state = self.state();
+            // The last segment may carry a seal that is not durable yet, and an index must never
+            // know more than its segment (L-T7).
+            let earlier = state.segments.len().saturating_sub(1);
+            let mut waiting = state.segments[..earlier].iter();
+            match waiting.find(|segment| segment.sealed && !segment.indexed) {
+                Some(segment) => Arc::clone(&segment.file),
+                None => return Ok(false),
+            }
+        };
+        let summary = self.read_back(&file)?;
+        match &summary {
+            Some(summary) => index::write(&self.disk, &file, self.ids.log, summary)?,
+            None => tracing::error!(
+                segment = %file.path().display(),
+                "a sealed segment does not read back whole; run seawall verify"
+            ),
+        }
+        let mut state = self.state();
+        let segments = state.segments.iter_mut();
+        for segment in segments.filter(|segment| segment.file.generation == file.generation) {
+            segment.indexed = true;
+        }
+        Ok(true)
+    }
+
+    /// Everything in a sealed segment, or `None` when a byte of it is not as it was written.
+    fn read_back(&self, file: &SegmentFile) -> Result<Option<Summary>, Error> {
+        let identity = SegmentHeader {
+            volume: self.ids.volume,
+            log: self.ids.log,
+            generation: file.generation,
+            segment_bytes: self.ids.geometry.segment_bytes,
+        };
+        let mut scanner = Scanner::new(&file.file, identity)?;
+        let mut summary: Option<Summary> = None;
+        let mut at = FIRST_FRAME_AT;
+        while let Ok(frame) = scanner.frame_at(at) {
+            if !frame.is_whole() {
+                return Ok(None);
+            }
+            summary
+                .get_or_insert_with(|| Summary::begin(&frame))
+                .push(&frame);
+            at += frame.header.frame_bytes as u64;
+            if frame.header.kind == FrameKind::Seal {
+                return Ok(summary);
+            }
+        }
+        Ok(None)
+    }
+
+    fn prepare_one(&self) -> Result<bool, Error> {
+        let wanted = {
+            let mut state = self.state();
+            let half = self.ids.geometry.segment_bytes / 2;
+            state.ready.len() < READY_MAX && state.active().end > half
+        };
+        if wanted {
+            let prepared = self.prepare()?;
+            self.state().ready.push(prepared);
+        }
+        Ok(wanted)
+    }
+
+    /// Removes a file beyond the pool (L-R4).
+    fn remove_one(&self) -> Result<bool, Error> {
+        let slot = {
+            let mut state = self.state();
+            state.collect_retired();
+            if state.slots.spare.len() <= SPARE_MAX {
+                return Ok(false);
+            }
+            state.slots.give_up()
+        };
+        let Some(slot) = slot else { return Ok(false) };
+        let path = self.dir.join(file_name(slot));
+        disk::remove(self.disk.as_ref(), &index::path_of(&path))?;
+        disk::remove(self.disk.as_ref(), &path)?;
+        disk::sync_dir(self.disk.as_ref(), &self.dir)?;
+        Ok(true)
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// Edge thread: waits until something happens. `true` when nothing did for `timeout`.
+    pub(crate) fn wait_for_work(&self, timeout: std::time::Duration) -> bool {
+        let state = self.state();
+        !state.stopped
+            && self
+                .progress
+                .wait_timeout(state, timeout)
+                .is_ok_and(|(_, out)| out.timed_out())
+    }
+}

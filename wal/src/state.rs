@@ -1,0 +1,330 @@
+//! Everything of a log that changes, under one lock that is never held across I/O.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::index::Entry;
+use crate::record::Record;
+use crate::report::{Frontiers, Gap, ReplayReport, ScanEnd};
+use crate::retention::Registry;
+use crate::segment::SegmentFile;
+use crate::walk::{Link, Segment, Slots, Walk};
+use crate::{Epoch, Error, Incarnation, Lineage, Lsn, LsnRange};
+
+/// Everything that changes, under one lock that is never held across I/O.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) frontiers: Frontiers,
+    /// Last LSN handed to the operating system.
+    pub(crate) written: Lsn,
+    pub(crate) applied: Lsn,
+    /// Records that have an LSN and no place yet.
+    pub(crate) queue: VecDeque<Record>,
+    pub(crate) queue_bytes: u64,
+    /// Queued records and those being written, for readers.
+    pub(crate) pending: BTreeMap<Lsn, Record>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) slots: Slots,
+    /// Prepared for their next life.
+    pub(crate) ready: Vec<Arc<SegmentFile>>,
+    /// Reclaimed; reusable once no reader holds them.
+    pub(crate) retired: Vec<Arc<SegmentFile>>,
+    pub(crate) link: Link,
+    /// Somebody is writing frames; there is never more than one.
+    pub(crate) leading: bool,
+    /// Somebody runs a background step.
+    pub(crate) stepping: bool,
+    pub(crate) stopped: bool,
+    pub(crate) read_only: Option<&'static str>,
+    pub(crate) poisoned: Option<Arc<Error>>,
+    /// Known damage: LSN, and whether it is a hole (D15).
+    pub(crate) damage: BTreeMap<Lsn, bool>,
+    pub(crate) lineage: Lineage,
+    pub(crate) writer: Option<(Epoch, Incarnation)>,
+    /// Frames were written since the last mark.
+    pub(crate) unmarked: bool,
+    /// Frames were written since the last sync.
+    pub(crate) unsynced: bool,
+    pub(crate) pins: Registry,
+    /// How far somebody wanted to reclaim; pins may have held it back (P09).
+    pub(crate) reclaim_wanted: Lsn,
+}
+
+impl State {
+    /// The last segment, where appends go.
+    pub(crate) fn active(&mut self) -> &mut Segment {
+        self.segments
+            .last_mut()
+            .expect("a writable log has an active segment")
+    }
+
+    /// Known damage counts as on disk: what is lost was not reclaimed (D14).
+    pub(crate) fn first_on_disk(&self) -> Lsn {
+        let stored = self
+            .segments
+            .iter()
+            .find_map(|segment| segment.entries.first());
+        let pending = self.pending.keys().next().copied();
+        let first = stored.map(|entry| entry.lsn).or(pending);
+        let first = first.unwrap_or_else(|| self.frontiers.head.next());
+        let damaged = self.damage.keys().next().copied();
+        damaged.map_or(first, |damaged| damaged.min(first))
+    }
+
+    /// `max(tail + 1, first LSN on disk)` (D20).
+    pub(crate) fn first_retained(&self) -> Lsn {
+        self.frontiers.tail.next().max(self.first_on_disk())
+    }
+
+    pub(crate) fn find(&self, lsn: Lsn) -> Option<(&Segment, Entry)> {
+        let index = self
+            .segments
+            .partition_point(|segment| segment.through < lsn);
+        let segment = self.segments.get(index)?;
+        let at = segment
+            .entries
+            .binary_search_by_key(&lsn, |entry| entry.lsn)
+            .ok()?;
+        Some((segment, segment.entries[at]))
+    }
+
+    /// Every change of a frontier passes through here; one that would break the chain is not made
+    /// (W1).
+    pub(crate) fn move_frontiers(&mut self, change: impl FnOnce(&mut Frontiers)) {
+        let mut frontiers = self.frontiers;
+        change(&mut frontiers);
+        frontiers.assert_chain();
+        self.frontiers = frontiers;
+    }
+
+    /// Damage of records that were dropped says nothing about the ones that take their LSNs.
+    pub(crate) fn forget_damage_above(&mut self, after: Lsn) {
+        self.damage.retain(|lsn, _| *lsn <= after);
+    }
+
+    /// Fails the log for good (L3).
+    pub(crate) fn poison(&mut self, error: &Error) {
+        self.poisoned.get_or_insert_with(|| Arc::new(error.clone()));
+    }
+
+    /// Refuses calls that would touch the disk after a failure or a stop.
+    pub(crate) fn check_running(&self) -> Result<(), Error> {
+        self.check_poison()?;
+        if self.stopped {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn check_poison(&self) -> Result<(), Error> {
+        match &self.poisoned {
+            Some(first) => Err(Error::Poisoned {
+                first: Arc::clone(first),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The conditions of recoverability, in their order (SEMANTICS 1.1).
+    pub(crate) fn check_range(&self, range: LsnRange) -> Result<(), Gap> {
+        if range.after.next() < self.first_retained() {
+            return Err(Gap::Reclaimed {
+                tail: self.first_retained().before(),
+            });
+        }
+        if range.through > self.frontiers.head {
+            return Err(Gap::BeyondHead {
+                head: self.frontiers.head,
+            });
+        }
+        if let Some((lsn, hole)) = self.first_damage(range) {
+            return Err(if hole {
+                Gap::Hole { lsn }
+            } else {
+                Gap::Corrupt { lsn }
+            });
+        }
+        Ok(())
+    }
+
+    /// First LSN of the range that is damaged or absent.
+    pub(crate) fn first_damage(&self, range: LsnRange) -> Option<(Lsn, bool)> {
+        if range.is_empty() {
+            return None;
+        }
+        let known = self.damage.range(range.after.next()..=range.through).next();
+        let known = known.map(|(lsn, hole)| (*lsn, *hole));
+        let absent = self.first_absent(range).map(|lsn| (lsn, true));
+        match (known, absent) {
+            (Some(known), Some(absent)) if absent.0 < known.0 => Some(absent),
+            (Some(known), _) => Some(known),
+            (None, absent) => absent,
+        }
+    }
+
+    pub(crate) fn first_absent(&self, range: LsnRange) -> Option<Lsn> {
+        let mut expected = range.after.next();
+        let first = self
+            .segments
+            .partition_point(|segment| segment.through <= range.after);
+        for segment in &self.segments[first..] {
+            let from = segment
+                .entries
+                .partition_point(|entry| entry.lsn < expected);
+            let to = segment
+                .entries
+                .partition_point(|entry| entry.lsn <= range.through);
+            let part = &segment.entries[from..to.max(from)];
+            let (Some(head), Some(last)) = (part.first(), part.last()) else {
+                continue;
+            };
+            let dense = last.lsn.get() - head.lsn.get() + 1 == part.len() as u64;
+            if head.lsn != expected || !dense {
+                let lsns = part.iter().map(|entry| entry.lsn);
+                let odd = lsns.zip(LsnRange::new(expected.before(), last.lsn).iter());
+                return odd.skip_while(|(a, b)| a == b).map(|(_, b)| b).next();
+            }
+            expected = last.lsn.next();
+        }
+        // Records without a place yet are dense behind what is written.
+        let queued = self.written.next();
+        (expected <= range.through && expected < queued).then_some(expected)
+    }
+}
+
+impl State {
+    pub(crate) fn from_walk(
+        walk: Walk,
+        meta: &crate::MetaContents,
+        checkpoint: Lsn,
+        report: &ReplayReport,
+        writable: bool,
+    ) -> State {
+        let (durable, applied, damage, read_only) = match &report.end {
+            ScanEnd::Damaged(loss) => (
+                loss.durable,
+                loss.applied,
+                Walk::damage_of(loss),
+                Some("records below its durable frontier are damaged; see seawall verify"),
+            ),
+            _ if writable => (walk.head, walk.head, BTreeMap::new(), None),
+            _ => (
+                walk.head,
+                walk.head,
+                BTreeMap::new(),
+                Some("it was opened for inspection"),
+            ),
+        };
+        let frontiers = Frontiers {
+            tail: meta.tail,
+            checkpoint,
+            committed: walk.committed.min(durable).max(checkpoint),
+            durable,
+            head: walk.head.max(durable),
+        };
+        frontiers.assert_chain();
+        State {
+            frontiers,
+            written: frontiers.head,
+            applied,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            pending: BTreeMap::new(),
+            segments: walk.segments,
+            slots: walk.slots,
+            ready: Vec::new(),
+            retired: Vec::new(),
+            link: walk.link,
+            leading: false,
+            stepping: false,
+            stopped: false,
+            read_only,
+            poisoned: None,
+            damage,
+            lineage: meta.lineage.clone(),
+            writer: None,
+            unmarked: false,
+            unsynced: false,
+            pins: Registry::default(),
+            reclaim_wanted: meta.tail,
+        }
+    }
+
+    pub(crate) fn check_open(&self, dir: &Path) -> Result<(), Error> {
+        self.check_poison()?;
+        if let Some(why) = self.read_only {
+            return Err(Error::ReadOnly {
+                path: dir.into(),
+                why,
+            });
+        }
+        if self.stopped {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gives a record its place in the order; the LSN was assigned under the same lock (L6).
+    pub(crate) fn enqueue(&mut self, record: Record) {
+        debug_assert_eq!(record.lsn(), self.frontiers.head.next(), "dense LSNs");
+        self.move_frontiers(|frontiers| frontiers.head = record.lsn());
+        self.applied = record.lsn();
+        self.queue_bytes += record.bytes() as u64;
+        self.pending.insert(record.lsn(), record.clone());
+        self.queue.push_back(record);
+    }
+
+    pub(crate) fn push_active(&mut self, file: Arc<SegmentFile>) {
+        let newest = self.segments.last().map(|last| last.file.generation);
+        assert!(
+            newest < Some(file.generation),
+            "W8: generation {} behind {newest:?}",
+            file.generation
+        );
+        self.segments.push(Segment {
+            file,
+            entries: Vec::new(),
+            through: self.written,
+            end: crate::segment::FIRST_FRAME_AT,
+            sealed: false,
+            indexed: false,
+        });
+    }
+
+    /// Number of segments at the front that hold nothing above `tail`; the active one never counts.
+    pub(crate) fn reclaimable(&self, tail: Lsn) -> usize {
+        let sealed = &self.segments[..self.segments.len() - 1];
+        sealed
+            .iter()
+            .take_while(|segment| segment.through <= tail)
+            .count()
+    }
+
+    pub(crate) fn collect_retired(&mut self) {
+        let retired = std::mem::take(&mut self.retired);
+        for file in retired {
+            match Arc::strong_count(&file) {
+                1 => self.slots.spare.push(file.slot),
+                _ => self.retired.push(file),
+            }
+        }
+    }
+
+    pub(crate) fn take_slot(&mut self) -> u32 {
+        self.collect_retired();
+        self.slots.take()
+    }
+}
+
+/// A refusal to move a frontier beyond the one that bounds it.
+pub(crate) fn chain(action: &'static str, lsn: Lsn, name: &'static str, bound: Lsn) -> Error {
+    Error::Chain {
+        action,
+        lsn,
+        bound_name: name,
+        bound,
+    }
+}
