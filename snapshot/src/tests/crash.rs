@@ -1,5 +1,5 @@
-//! The crash matrix of checkpoint and tail advance: a power cut at every change of the medium, and a
-//! second one while the first is being recovered from.
+//! The crash matrix of checkpoint and tail advance: a power cut at every change of the medium, and
+//! a second one while the first is being recovered from.
 
 use super::*;
 use std::collections::BTreeMap;
