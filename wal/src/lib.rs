@@ -130,6 +130,7 @@ mod index;
 mod inspect;
 mod lineage;
 mod log;
+mod loss;
 mod lsn;
 mod meta;
 mod read;

@@ -9,7 +9,7 @@ use crate::disk::{self, Disk, File, OpenMode};
 use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader, FrameKind};
 use crate::index::{self, Entry, Summary};
 use crate::replay::Facts;
-use crate::report::{Loss, LossReport};
+use crate::report::Loss;
 use crate::segment::{FIRST_FRAME_AT, FoundFrame, Scanner, SegmentFile, SegmentHeader, slot_of};
 use crate::{Corrupt, Damage, Error, Lsn, LsnRange, MetaContents};
 
@@ -78,12 +78,12 @@ impl Slots {
 
 /// A record that is there and not whole.
 #[derive(Clone, Debug)]
-struct Bad {
-    segment: usize,
-    frame_at: u64,
-    before: Link,
-    head_before: Lsn,
-    loss: Loss,
+pub(crate) struct Bad {
+    pub(crate) segment: usize,
+    pub(crate) frame_at: u64,
+    pub(crate) before: Link,
+    pub(crate) head_before: Lsn,
+    pub(crate) loss: Loss,
 }
 
 /// Everything a walk found.
@@ -108,15 +108,15 @@ pub(crate) struct Walk {
     pub(crate) bytes_behind: u64,
     /// Where the last frame behind the cut ends, in the segment that is cut.
     pub(crate) wipe_to: u64,
-    bad: Vec<Bad>,
-    islands: Vec<Island>,
+    pub(crate) bad: Vec<Bad>,
+    pub(crate) islands: Vec<Island>,
 }
 
 /// Sound frames behind a broken link: evidence, not a source of records (D13).
 #[derive(Debug)]
-struct Island {
-    file: Arc<SegmentFile>,
-    frame: FoundFrame,
+pub(crate) struct Island {
+    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) frame: FoundFrame,
 }
 
 impl Island {
@@ -533,125 +533,6 @@ impl Walk {
         self.link = bad.before;
         self.head = bad.head_before;
         self.stop = bad.loss.at;
-    }
-
-    /// Turns the damage into a loss report and keeps what lies behind it readable (D14).
-    pub(crate) fn keep_damaged(&mut self) -> LossReport {
-        let chain_head = self.head;
-        let mut places: Vec<Loss> = self.bad.drain(..).map(|bad| bad.loss).collect();
-        let islands = std::mem::take(&mut self.islands);
-        let mut head = chain_head;
-        for island in islands {
-            self.keep_island(island, &mut head, &mut places);
-        }
-        if self.frontier > head {
-            places.push(self.loss_at_stop(LsnRange::new(head, self.frontier)));
-            head = self.frontier;
-        } else if places.is_empty() {
-            // Nothing is lost but a frame without records, a clean-close mark for one.
-            places.push(self.loss_at_stop(LsnRange::new(head, head)));
-        }
-        self.head = head;
-        let applied = places
-            .iter()
-            .map(|loss| loss.lsns.after)
-            .min()
-            .unwrap_or(head);
-        LossReport {
-            durable: self.frontier,
-            applied,
-            places,
-        }
-    }
-
-    fn loss_at_stop(&self, lsns: LsnRange) -> Loss {
-        let lsn = (!lsns.is_empty()).then(|| lsns.after.next());
-        let hole = matches!(
-            self.stop.what,
-            Damage::Field {
-                field: "generation",
-                ..
-            }
-        );
-        Loss {
-            at: Corrupt {
-                lsn,
-                ..self.stop.clone()
-            },
-            lsns,
-            blocks: None,
-            hole,
-        }
-    }
-
-    fn keep_island(&mut self, island: Island, head: &mut Lsn, places: &mut Vec<Loss>) {
-        let header = &island.frame.header;
-        if header.kind == FrameKind::Truncation {
-            drop_above(&mut self.segments, header.after);
-            *head = (*head).min(header.after);
-            return;
-        }
-        if header.kind != FrameKind::Records {
-            return;
-        }
-        if header.after < *head {
-            // Frames are numbered in order, so a truncation to here or below was lost between.
-            drop_above(&mut self.segments, header.after);
-            places.push(self.loss_at_stop(LsnRange::new(header.after, header.after)));
-            *head = header.after;
-        }
-        if header.after > *head {
-            places.push(self.loss_at_stop(LsnRange::new(*head, header.after)));
-        }
-        let mut summary = Summary::begin(&island.frame);
-        summary.push(&island.frame);
-        self.records += summary.entries.len() as u64;
-        *head = summary.through;
-        let same = self
-            .segments
-            .last_mut()
-            .filter(|last| Arc::ptr_eq(&last.file, &island.file));
-        match same {
-            Some(last) => {
-                last.entries.extend(summary.entries);
-                last.through = summary.through;
-                last.end = summary.end;
-            }
-            None => self.segments.push(Segment {
-                file: Arc::clone(&island.file),
-                entries: summary.entries,
-                through: summary.through,
-                end: summary.end,
-                sealed: false,
-                indexed: false,
-            }),
-        }
-        self.slots.later.retain(|slot| *slot != island.file.slot);
-        for record in island
-            .frame
-            .records
-            .iter()
-            .filter(|record| record.state.is_err())
-        {
-            places.push(Loss {
-                at: Corrupt {
-                    path: island.file.path().into(),
-                    offset: record.payload_at,
-                    lsn: Some(record.header.lsn),
-                    what: record.state.err().unwrap_or(Damage::Missing),
-                },
-                lsns: LsnRange::new(record.header.lsn.before(), record.header.lsn),
-                blocks: Some(vec![(record.header.lba, record.header.blocks)]),
-                hole: false,
-            });
-        }
-    }
-
-    /// Known damage for the decision: each lost LSN, and whether it is a hole (D15).
-    pub(crate) fn damage_of(report: &LossReport) -> BTreeMap<Lsn, bool> {
-        let lost = report.places.iter();
-        lost.flat_map(|loss| loss.lsns.iter().map(|lsn| (lsn, loss.hole)))
-            .collect()
     }
 }
 

@@ -1,0 +1,131 @@
+//! What damage below the frontier took, and what lies behind it and stays readable (D14).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::frame::FrameKind;
+use crate::index::Summary;
+use crate::report::{Loss, LossReport};
+use crate::walk::{Island, Segment, Walk, drop_above};
+use crate::{Corrupt, Damage, Lsn, LsnRange};
+
+impl Walk {
+    /// Turns the damage into a loss report and keeps what lies behind it readable (D14).
+    pub(crate) fn keep_damaged(&mut self) -> LossReport {
+        let chain_head = self.head;
+        let mut places: Vec<Loss> = self.bad.drain(..).map(|bad| bad.loss).collect();
+        let islands = std::mem::take(&mut self.islands);
+        let mut head = chain_head;
+        for island in islands {
+            self.keep_island(island, &mut head, &mut places);
+        }
+        if self.frontier > head {
+            places.push(self.loss_at_stop(LsnRange::new(head, self.frontier)));
+            head = self.frontier;
+        } else if places.is_empty() {
+            // Nothing is lost but a frame without records, a clean-close mark for one.
+            places.push(self.loss_at_stop(LsnRange::new(head, head)));
+        }
+        self.head = head;
+        let applied = places
+            .iter()
+            .map(|loss| loss.lsns.after)
+            .min()
+            .unwrap_or(head);
+        LossReport {
+            durable: self.frontier,
+            applied,
+            places,
+        }
+    }
+
+    fn loss_at_stop(&self, lsns: LsnRange) -> Loss {
+        let lsn = (!lsns.is_empty()).then(|| lsns.after.next());
+        let hole = matches!(
+            self.stop.what,
+            Damage::Field {
+                field: "generation",
+                ..
+            }
+        );
+        Loss {
+            at: Corrupt {
+                lsn,
+                ..self.stop.clone()
+            },
+            lsns,
+            blocks: None,
+            hole,
+        }
+    }
+
+    fn keep_island(&mut self, island: Island, head: &mut Lsn, places: &mut Vec<Loss>) {
+        let header = &island.frame.header;
+        if header.kind == FrameKind::Truncation {
+            drop_above(&mut self.segments, header.after);
+            *head = (*head).min(header.after);
+            return;
+        }
+        if header.kind != FrameKind::Records {
+            return;
+        }
+        if header.after < *head {
+            // Frames are numbered in order, so a truncation to here or below was lost between.
+            drop_above(&mut self.segments, header.after);
+            places.push(self.loss_at_stop(LsnRange::new(header.after, header.after)));
+            *head = header.after;
+        }
+        if header.after > *head {
+            places.push(self.loss_at_stop(LsnRange::new(*head, header.after)));
+        }
+        let mut summary = Summary::begin(&island.frame);
+        summary.push(&island.frame);
+        self.records += summary.entries.len() as u64;
+        *head = summary.through;
+        let same = self
+            .segments
+            .last_mut()
+            .filter(|last| Arc::ptr_eq(&last.file, &island.file));
+        match same {
+            Some(last) => {
+                last.entries.extend(summary.entries);
+                last.through = summary.through;
+                last.end = summary.end;
+            }
+            None => self.segments.push(Segment {
+                file: Arc::clone(&island.file),
+                entries: summary.entries,
+                through: summary.through,
+                end: summary.end,
+                sealed: false,
+                indexed: false,
+            }),
+        }
+        self.slots.later.retain(|slot| *slot != island.file.slot);
+        for record in island
+            .frame
+            .records
+            .iter()
+            .filter(|record| record.state.is_err())
+        {
+            places.push(Loss {
+                at: Corrupt {
+                    path: island.file.path().into(),
+                    offset: record.payload_at,
+                    lsn: Some(record.header.lsn),
+                    what: record.state.err().unwrap_or(Damage::Missing),
+                },
+                lsns: LsnRange::new(record.header.lsn.before(), record.header.lsn),
+                blocks: Some(vec![(record.header.lba, record.header.blocks)]),
+                hole: false,
+            });
+        }
+    }
+
+    /// Known damage for the decision: each lost LSN, and whether it is a hole (D15).
+    pub(crate) fn damage_of(report: &LossReport) -> BTreeMap<Lsn, bool> {
+        let lost = report.places.iter();
+        lost.flat_map(|loss| loss.lsns.iter().map(|lsn| (lsn, loss.hole)))
+            .collect()
+    }
+}
