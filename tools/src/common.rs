@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use seawall_snapshot::{Access, Volume};
+use seawall_snapshot::{Access, Error as VolumeError, Volume};
 use seawall_wal::disk::{self, Disk, File, FileDisk, OpenMode};
 use seawall_wal::{
     Clock, Error as WalError, Meta, MetaContents, ReplayReport, ScanEnd, SystemClock,
@@ -14,6 +14,9 @@ use crate::error::Error;
 
 /// Bytes moved by one read or write of a command.
 pub(crate) const PIECE_BYTES: u64 = 1 << 20;
+
+/// How often a live volume is looked at again when a file vanished under the reader (D24).
+const LOOKS_MAX: u32 = 10;
 
 /// The backend the commands use.
 pub(crate) fn disk() -> Arc<dyn Disk> {
@@ -79,6 +82,23 @@ pub(crate) fn peek(disk: &Arc<dyn Disk>, dir: &Path) -> Result<MetaContents, Err
     Ok(Meta::open(disk, dir, false)?.get())
 }
 
+/// Opens a file to take data from, and gives its size.
+pub(crate) fn open_input(disk: &Arc<dyn Disk>, path: &Path) -> Result<(File, u64), Error> {
+    let refuse = |what| Error::BadPath {
+        path: path.into(),
+        what,
+        hint: "give a raw image file",
+    };
+    if disk::list(disk.as_ref(), path).is_ok() {
+        return Err(refuse("is a directory"));
+    }
+    let file = File::open(disk, path, OpenMode::Read)?;
+    match file.length()? {
+        0 => Err(refuse("has no bytes, or is no regular file")),
+        bytes => Ok((file, bytes)),
+    }
+}
+
 /// Opens the volume in `dir`.
 pub(crate) fn open(
     disk: &Arc<dyn Disk>,
@@ -86,7 +106,23 @@ pub(crate) fn open(
     access: Access,
 ) -> Result<(Arc<Volume>, ReplayReport), Error> {
     check_volume(disk, dir)?;
-    Ok(Volume::open(disk, dir, &clock(), access)?)
+    let mut attempts = 1;
+    loop {
+        match Volume::open(disk, dir, &clock(), access) {
+            Err(VolumeError::Log(error))
+                if access == Access::ReadOnly && is_gone(&error) && attempts < LOOKS_MAX =>
+            {
+                attempts += 1;
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// A file that was there a moment ago has been removed, by the owner of a live volume.
+pub(crate) fn is_gone(error: &WalError) -> bool {
+    matches!(error, WalError::Io { source, .. }
+        if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Opens a volume to change it: damage below the frontier is an error that names the first place.
@@ -116,20 +152,14 @@ pub(crate) fn damaged(dir: &Path, report: &ReplayReport) -> Option<Error> {
     })
 }
 
-/// Whether a process holds the volume in `dir`.
-pub(crate) fn is_live(disk: &Arc<dyn Disk>, dir: &Path) -> bool {
-    File::open(disk, &dir.join("lock"), OpenMode::Read).is_ok_and(|lock| lock.lock().is_err())
-}
-
 /// Adds the directory to errors that do not name it.
-pub(crate) fn at(dir: &Path, source: seawall_snapshot::Error) -> Error {
-    use seawall_snapshot::Error as Source;
+pub(crate) fn at(dir: &Path, source: VolumeError) -> Error {
     let anonymous = match &source {
-        Source::OutOfRange { .. }
-        | Source::StateReclaimed { .. }
-        | Source::StateBeyondHead { .. }
-        | Source::InstallMismatch { .. } => true,
-        Source::Log(inner) => matches!(
+        VolumeError::OutOfRange { .. }
+        | VolumeError::StateReclaimed { .. }
+        | VolumeError::StateBeyondHead { .. }
+        | VolumeError::InstallMismatch { .. } => true,
+        VolumeError::Log(inner) => matches!(
             inner,
             WalError::Reclaimed { .. }
                 | WalError::BeyondHead { .. }

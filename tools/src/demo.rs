@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use seawall_wal::disk::{self, Disk, File, OpenMode};
+use seawall_wal::disk::{self, Disk};
 
 use crate::common;
 use crate::edge;
@@ -91,7 +91,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
 fn set_up(args: &Args) -> Result<Stage, Error> {
     let disk = common::disk();
     if let Some(input) = &args.input {
-        check_input(input, size_of(&disk, input)?)?;
+        check_input(&disk, input)?;
     }
     let temporary = match args.dir {
         None => Some(tempfile::Builder::new().prefix("seawall-demo-").tempdir()?),
@@ -110,8 +110,7 @@ fn set_up(args: &Args) -> Result<Stage, Error> {
             packed
         }
     };
-    let bytes = size_of(&disk, &input)?;
-    check_input(&input, bytes)?;
+    let bytes = check_input(&disk, &input)?;
     Ok(Stage {
         root,
         input,
@@ -121,18 +120,15 @@ fn set_up(args: &Args) -> Result<Stage, Error> {
     })
 }
 
-fn size_of(disk: &Arc<dyn Disk>, path: &Path) -> Result<u64, Error> {
-    Ok(File::open(disk, path, OpenMode::Read)?.length()?)
-}
-
-fn check_input(path: &Path, bytes: u64) -> Result<(), Error> {
-    match bytes < story::INPUT_BYTES_MIN {
-        true => Err(Error::BadPath {
+/// The size of a file that is large enough.
+fn check_input(disk: &Arc<dyn Disk>, path: &Path) -> Result<u64, Error> {
+    match common::open_input(disk, path)?.1 {
+        bytes if bytes < story::INPUT_BYTES_MIN => Err(Error::BadPath {
             path: path.into(),
             what: "is smaller than 1 MiB",
             hint: "give a larger file to store",
         }),
-        false => Ok(()),
+        bytes => Ok(bytes),
     }
 }
 

@@ -19,6 +19,9 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::verdict::{Judge, Known};
 
+/// Readings of a directory that must all find a damage before it counts.
+const READINGS: usize = 3;
+
 /// Lists the records of a log: of a volume directory, its wal directory, or lone segment files.
 #[derive(Debug, clap::Parser)]
 #[command(name = "wal-dump", version)]
@@ -75,6 +78,8 @@ struct Segment {
 /// Segment files that belong together, in log order, with what meta says about them.
 #[derive(Debug)]
 struct Source {
+    /// The directory they were found in.
+    dir: Option<PathBuf>,
     meta: Option<MetaContents>,
     segments: Vec<Segment>,
 }
@@ -123,7 +128,10 @@ fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error> {
     let mut segments = Vec::new();
     for name in disk::list(disk.as_ref(), &wal)? {
         if name.ends_with(".seg") {
-            segments.push(survey(disk, &wal.join(name))?);
+            match survey(disk, &wal.join(name)) {
+                Err(error) if is_gone(&error) => {}
+                segment => segments.push(segment?),
+            }
         }
     }
     if segments.is_empty() {
@@ -134,7 +142,11 @@ fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error> {
         });
     }
     put_in_order(&mut segments, meta.as_ref());
-    Ok(Source { meta, segments })
+    Ok(Source {
+        dir: Some(path.into()),
+        meta,
+        segments,
+    })
 }
 
 /// A file on its own, if it was ever a segment.
@@ -147,6 +159,7 @@ fn lone(segment: Segment) -> Result<Source, Error> {
             hint: "give a volume directory, its wal directory or a .seg file",
         }),
         _ => Ok(Source {
+            dir: None,
             meta: None,
             segments: vec![segment],
         }),
@@ -205,26 +218,41 @@ fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
     Ok(segment)
 }
 
+/// A live owner removed the file meanwhile: what it held was reclaimed.
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Volume(seawall_snapshot::Error::Log(source)) if common::is_gone(source))
+}
+
+/// Takes what is found in a segment.
+type Each<'a> = &'a mut dyn FnMut(&Segment, Inspected<'_>) -> std::io::Result<()>;
+
 /// Calls `each` for every thing in every segment, in log order.
-fn walk(
-    disk: &Arc<dyn Disk>,
-    source: &Source,
-    each: &mut dyn FnMut(&Segment, Inspected<'_>) -> std::io::Result<()>,
-) -> Result<(), Error> {
+fn walk(disk: &Arc<dyn Disk>, source: &Source, each: Each<'_>) -> Result<(), Error> {
     for segment in &source.segments {
-        let mut result = Ok(());
-        if let Some(at) = &segment.headless {
-            each(segment, Inspected::Damage(at))?;
-            continue;
+        match walk_segment(disk, segment, each) {
+            Err(error) if is_gone(&error) => {}
+            other => other?,
         }
-        inspect_segment(disk, &segment.path, &mut |found| {
-            if result.is_ok() {
-                result = each(segment, found);
-            }
-        })?;
-        result?;
     }
     Ok(())
+}
+
+fn walk_segment(disk: &Arc<dyn Disk>, segment: &Segment, each: Each<'_>) -> Result<(), Error> {
+    if let Some(at) = &segment.headless {
+        each(segment, Inspected::Damage(at))?;
+        return Ok(());
+    }
+    let (mut result, mut reused) = (Ok(()), false);
+    inspect_segment(disk, &segment.path, &mut |found| {
+        if let Inspected::Segment { generation, .. } = found {
+            // A live owner took the file for a new life since we looked.
+            reused = segment.generation != Some(generation);
+        }
+        if result.is_ok() && !reused {
+            result = each(segment, found);
+        }
+    })?;
+    Ok(result?)
 }
 
 /// A record where it lies.
@@ -414,7 +442,15 @@ fn verify(
     args: &Args,
     out: &mut dyn Write,
 ) -> Result<bool, Error> {
-    let (damage, torn) = judge(disk, source)?;
+    let (mut damage, torn) = judge(disk, source)?;
+    // A live owner may have changed what we read: damage is what every reading finds (D24).
+    for _ in 1..READINGS {
+        let Some(path) = source.dir.as_ref().filter(|_| !damage.is_empty()) else {
+            break;
+        };
+        let (again, _) = judge(disk, &gather(disk, path)?)?;
+        damage.retain(|at| again.contains(at));
+    }
     for (places, kind) in [(&damage, "damage"), (&torn, "torn")] {
         for at in places {
             match args.json {

@@ -39,8 +39,7 @@ pub struct Args {
 /// [`Error::InputTooLarge`] before anything is written; otherwise what the volume says.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::disk();
-    let image = File::open(&disk, &args.file, OpenMode::Read)?;
-    let bytes = image.length()?;
+    let (image, bytes) = common::open_input(&disk, &args.file)?;
     let size = common::peek(&disk, &args.dir)?.geometry.bytes();
     if bytes > size {
         return Err(Error::InputTooLarge {

@@ -116,7 +116,7 @@ fn end_of(report: &ReplayReport) -> String {
     match &report.end {
         ScanEnd::Clean if report.clean_close => "clean close".into(),
         ScanEnd::Clean => "no torn tail".into(),
-        ScanEnd::Torn { bytes, .. } => format!("torn tail of {bytes} bytes cut"),
+        ScanEnd::Torn { .. } => "torn tail cut".into(),
         ScanEnd::Damaged(losses) => format!("damaged after LSN {}", losses.applied),
     }
 }

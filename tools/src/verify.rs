@@ -14,8 +14,9 @@ use crate::common;
 use crate::error::Error;
 use crate::exit::Exit;
 
-/// Readings of a live volume that must all see a damage before it counts (D24).
-const LIVE_READINGS: usize = 3;
+/// Readings that must all see a damage before it counts: a process may be at work on the volume,
+/// now or a moment ago (D24).
+const READINGS: usize = 3;
 
 /// Reads every frame, the base and the sums, and reports all damage.
 #[derive(Debug, clap::Args)]
@@ -49,13 +50,11 @@ pub struct Findings {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::disk();
     let mut findings = read(&disk, &args.dir)?;
-    let mut readings = 1;
-    while !findings.damage.is_empty()
-        && readings < LIVE_READINGS
-        && common::is_live(&disk, &args.dir)
-    {
+    for _ in 1..READINGS {
+        if findings.damage.is_empty() {
+            break;
+        }
         findings = seen_again(&findings, read(&disk, &args.dir)?);
-        readings += 1;
     }
     match args.json {
         true => writeln!(out, "{}", to_json(&findings))?,
@@ -103,6 +102,7 @@ fn collect(replay: ReplayReport, report: VerifyReport, frontiers: Frontiers) -> 
         ScanEnd::Clean => {}
         ScanEnd::Torn { at, bytes } => torn = Some((at, bytes)),
         ScanEnd::Damaged(losses) => {
+            let place = |found: &DamageFound| (found.file.clone(), found.offset);
             let places: BTreeSet<_> = damage.iter().map(place).collect();
             let losses = losses.places.iter().map(found_loss);
             damage.extend(losses.filter(|loss| !places.contains(&place(loss))));
@@ -117,14 +117,9 @@ fn collect(replay: ReplayReport, report: VerifyReport, frontiers: Frontiers) -> 
     }
 }
 
-fn place(damage: &DamageFound) -> (PathBuf, u64) {
-    (damage.file.clone(), damage.offset)
-}
-
-/// The later reading, with the damage that both saw.
+/// The later reading, with the damage that both saw alike.
 fn seen_again(before: &Findings, mut now: Findings) -> Findings {
-    let places: BTreeSet<_> = before.damage.iter().map(place).collect();
-    now.damage.retain(|damage| places.contains(&place(damage)));
+    now.damage.retain(|damage| before.damage.contains(damage));
     now
 }
 

@@ -71,15 +71,12 @@ impl Timeline {
         if !self.json {
             let number = self.steps.len() + 1;
             write!(out, "{number:>2}  {:<34} {:<26}", step.step, step.outcome)?;
+            if step.records > 0 {
+                write!(out, " {:>6} records", step.records)?;
+            }
             if step.bytes > 0 {
                 let rate = megabytes(step.bytes) / step.seconds.max(1e-6);
-                write!(
-                    out,
-                    " {:>6} records {:>8.2} MB {:>8.1} MB/s",
-                    step.records,
-                    megabytes(step.bytes),
-                    rate
-                )?;
+                write!(out, " {:>8.2} MB {rate:>8.1} MB/s", megabytes(step.bytes))?;
             }
             writeln!(out, " {:>7.3} s", step.seconds)?;
             writeln!(
