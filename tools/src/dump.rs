@@ -71,6 +71,8 @@ struct Segment {
     generation: Option<u64>,
     first_sequence: Option<u64>,
     truncations: Vec<(u64, Lsn)>,
+    /// Its first and last readable record.
+    lsns: Option<(Lsn, Lsn)>,
     /// Neither its header nor its first frame says whose it is.
     headless: Option<Corrupt>,
 }
@@ -191,6 +193,7 @@ fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
         generation: None,
         first_sequence: None,
         truncations: Vec::new(),
+        lsns: None,
         headless: None,
     };
     let result = inspect_segment(disk, path, &mut |found| match found {
@@ -209,7 +212,11 @@ fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
             let cut = truncated_after.map(|after| (sequence, after));
             segment.truncations.extend(cut);
         }
-        Inspected::Record { .. } | Inspected::Damage(_) => {}
+        Inspected::Record { header, .. } => {
+            let first = segment.lsns.map_or(header.lsn, |(first, _)| first);
+            segment.lsns = Some((first, header.lsn));
+        }
+        Inspected::Damage(_) => {}
     });
     match result {
         Err(WalError::Corrupt(at)) => segment.headless = Some(at),
@@ -403,12 +410,30 @@ fn damage_json(at: &Corrupt, kind: &str) -> serde_json::Value {
     })
 }
 
+/// What meta knows, with the tail moved down to the segment that holds it: that one is kept whole.
+fn known(source: &Source) -> Known {
+    let Some(meta) = &source.meta else {
+        return Known::default();
+    };
+    let known = Known::from_meta(meta);
+    let kept = source
+        .segments
+        .iter()
+        .filter_map(|segment| segment.lsns)
+        .find(|(_, last)| *last > known.tail);
+    Known {
+        tail: kept.map_or(known.tail, |(first, _)| known.tail.min(first.before())),
+        ..known
+    }
+}
+
 fn judge(disk: &Arc<dyn Disk>, source: &Source) -> Result<(Vec<Corrupt>, Vec<Corrupt>), Error> {
-    let known = source.meta.as_ref().map(Known::from_meta);
-    let mut judge = Judge::new(known.unwrap_or_default());
+    let known = known(source);
+    let mut judge = Judge::new(known);
     let mut in_header = true;
     walk(disk, source, &mut |segment, found| {
         match found {
+            _ if segment.lsns.is_some_and(|(_, last)| last <= known.tail) => {}
             Inspected::Segment { .. } => in_header = true,
             Inspected::Frame {
                 offset,

@@ -106,8 +106,11 @@ impl Judge {
     pub(crate) fn record(&mut self, path: &Path, offset: u64, lsn: Lsn) {
         let due = self.next_lsn;
         for suspect in &mut self.suspects {
-            // OK because a place of unknown LSN can at most miss what precedes the next record.
-            suspect.first.get_or_insert(lsn.before());
+            // A header page goes with the record behind it; a place of unknown LSN in front of the
+            // first frame can at most miss what precedes that record.
+            let header = suspect.at.offset == 0;
+            let first = if header { lsn } else { lsn.before() };
+            suspect.first.get_or_insert(first);
         }
         if let Some(expected) = due
             && expected < lsn
@@ -148,7 +151,7 @@ impl Judge {
     pub(crate) fn header(&mut self, at: &Corrupt) {
         self.suspects.push(Suspect {
             sequence: None,
-            first: self.next_lsn,
+            first: None,
             at: at.clone(),
         });
     }
@@ -391,6 +394,22 @@ mod tests {
         frame(&mut judge, 1, 0);
         broken(&mut judge, 2);
         frame(&mut judge, 3, 2);
+        assert_eq!(judge.verdict(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_damaged_header_page_of_a_reclaimed_segment_is_no_matter() {
+        let mut judge = Judge::new(Known {
+            tail: lsn(2),
+            ..known(3, Some(3))
+        });
+        judge.header(&Corrupt {
+            path: PATH.into(),
+            offset: 0,
+            lsn: None,
+            what: Damage::BadMagic,
+        });
+        (1..=3).for_each(|number| frame(&mut judge, number, number - 1));
         assert_eq!(judge.verdict(), (vec![], vec![]));
     }
 
