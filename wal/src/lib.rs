@@ -1,6 +1,6 @@
 //! A durable log of block changes on one machine, and every touch of a file.
 //!
-//! Responsible for: the seam to files ([`disk`]), the bytes of the log ([`format`]), `meta`, group
+//! Responsible for: the seam to files ([`disk`]), the bytes of the log ([`mod@format`]), `meta`, group
 //! commit, replay after a crash, range reads with proof, truncation at the head, reclaim at the
 //! tail, and the registry of all pins.
 //!
