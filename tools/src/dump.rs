@@ -1,26 +1,27 @@
 //! `wal-dump`: what is in a log, record by record. It reads through `inspect_segment` alone, works
 //! on a live volume, a damaged one and a lone segment file, and never writes.
 
-use std::collections::BTreeMap;
+mod check;
+mod source;
+mod stats;
+mod verdict;
+
 use std::io::Write;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use seawall_wal::disk::{self, Disk};
-use seawall_wal::{
-    Corrupt, Error as WalError, Inspected, LogId, Lsn, Meta, MetaContents, RecordHeader,
-    inspect_segment,
-};
+use seawall_wal::disk::Disk;
+use seawall_wal::{Corrupt, Inspected, Lsn, RecordHeader};
 use serde_json::json;
 
 use crate::common;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::verdict::{Judge, Known};
 
-/// Readings of a directory that must all find a damage before it counts.
-const READINGS: usize = 3;
+use check::verify;
+use source::{Source, gather, state_of, walk};
+use stats::stats;
 
 /// Lists the records of a log: of a volume directory, its wal directory, or lone segment files.
 #[derive(Debug, clap::Parser)]
@@ -62,30 +63,6 @@ fn parse_blocks(text: &str) -> Result<Range<u64>, String> {
     }
 }
 
-/// One segment file and what orders it.
-#[derive(Debug)]
-struct Segment {
-    path: PathBuf,
-    name: String,
-    log: Option<LogId>,
-    generation: Option<u64>,
-    first_sequence: Option<u64>,
-    truncations: Vec<(u64, Lsn)>,
-    /// Its first and last readable record.
-    lsns: Option<(Lsn, Lsn)>,
-    /// Neither its header nor its first frame says whose it is.
-    headless: Option<Corrupt>,
-}
-
-/// Segment files that belong together, in log order, with what meta says about them.
-#[derive(Debug)]
-struct Source {
-    /// The directory they were found in.
-    dir: Option<PathBuf>,
-    meta: Option<MetaContents>,
-    segments: Vec<Segment>,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -111,157 +88,6 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     Ok(exit)
 }
 
-/// Finds the segment files behind `path`.
-fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error> {
-    let names = match disk::list(disk.as_ref(), path) {
-        Ok(names) => names,
-        Err(WalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => {
-            return lone(survey(disk, path)?);
-        }
-        Err(other) => return Err(other.into()),
-    };
-    let (dir, wal) = match names.iter().any(|name| name == "wal") {
-        true => (Some(path), path.join("wal")),
-        false => (None, path.to_path_buf()),
-    };
-    let meta_dir = dir.or_else(|| path.parent());
-    // OK because a dump also serves where meta is damaged or absent; then less is known.
-    let meta = meta_dir.and_then(|dir| Some(Meta::open(disk, dir, false).ok()?.get()));
-    let mut segments = Vec::new();
-    for name in disk::list(disk.as_ref(), &wal)? {
-        if name.ends_with(".seg") {
-            match survey(disk, &wal.join(name)) {
-                Err(error) if is_gone(&error) => {}
-                segment => segments.push(segment?),
-            }
-        }
-    }
-    if segments.is_empty() {
-        return Err(Error::BadPath {
-            path: path.into(),
-            what: "holds no segment file",
-            hint: "give a volume directory, its wal directory or a .seg file",
-        });
-    }
-    put_in_order(&mut segments, meta.as_ref());
-    Ok(Source {
-        dir: Some(path.into()),
-        meta,
-        segments,
-    })
-}
-
-/// A file on its own, if it was ever a segment.
-fn lone(segment: Segment) -> Result<Source, Error> {
-    use seawall_wal::Damage::{BadMagic, Length};
-    match &segment.headless {
-        Some(at) if matches!(at.what, BadMagic | Length { .. }) => Err(Error::BadPath {
-            path: segment.path,
-            what: "is no segment file",
-            hint: "give a volume directory, its wal directory or a .seg file",
-        }),
-        _ => Ok(Source {
-            dir: None,
-            meta: None,
-            segments: vec![segment],
-        }),
-    }
-}
-
-/// Log order is the order of frames, then of generations. Files of another log are left out.
-fn put_in_order(segments: &mut Vec<Segment>, meta: Option<&MetaContents>) {
-    if let Some(meta) = meta {
-        segments.retain(|segment| segment.log.is_none_or(|log| log == meta.log));
-    }
-    segments.sort_by_key(|segment| {
-        let last = u64::MAX;
-        (
-            segment.first_sequence.unwrap_or(last),
-            segment.generation.unwrap_or(last),
-            segment.name.clone(),
-        )
-    });
-}
-
-/// Reads a file once for what orders it.
-fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    let mut segment = Segment {
-        path: path.into(),
-        name: name.to_string_lossy().into_owned(),
-        log: None,
-        generation: None,
-        first_sequence: None,
-        truncations: Vec::new(),
-        lsns: None,
-        headless: None,
-    };
-    let result = inspect_segment(disk, path, &mut |found| match found {
-        Inspected::Segment {
-            log, generation, ..
-        } => {
-            segment.log = Some(log);
-            segment.generation = Some(generation);
-        }
-        Inspected::Frame {
-            sequence,
-            truncated_after,
-            ..
-        } => {
-            segment.first_sequence.get_or_insert(sequence);
-            let cut = truncated_after.map(|after| (sequence, after));
-            segment.truncations.extend(cut);
-        }
-        Inspected::Record { header, .. } => {
-            let first = segment.lsns.map_or(header.lsn, |(first, _)| first);
-            segment.lsns = Some((first, header.lsn));
-        }
-        Inspected::Damage(_) => {}
-    });
-    match result {
-        Err(WalError::Corrupt(at)) => segment.headless = Some(at),
-        other => other?,
-    }
-    Ok(segment)
-}
-
-/// A live owner removed the file meanwhile: what it held was reclaimed.
-fn is_gone(error: &Error) -> bool {
-    matches!(error, Error::Volume(seawall_snapshot::Error::Log(source)) if common::is_gone(source))
-}
-
-/// Takes what is found in a segment.
-type Each<'a> = &'a mut dyn FnMut(&Segment, Inspected<'_>) -> std::io::Result<()>;
-
-/// Calls `each` for every thing in every segment, in log order.
-fn walk(disk: &Arc<dyn Disk>, source: &Source, each: Each<'_>) -> Result<(), Error> {
-    for segment in &source.segments {
-        match walk_segment(disk, segment, each) {
-            Err(error) if is_gone(&error) => {}
-            other => other?,
-        }
-    }
-    Ok(())
-}
-
-fn walk_segment(disk: &Arc<dyn Disk>, segment: &Segment, each: Each<'_>) -> Result<(), Error> {
-    if let Some(at) = &segment.headless {
-        each(segment, Inspected::Damage(at))?;
-        return Ok(());
-    }
-    let (mut result, mut reused) = (Ok(()), false);
-    inspect_segment(disk, &segment.path, &mut |found| {
-        if let Inspected::Segment { generation, .. } = found {
-            // A live owner took the file for a new life since we looked.
-            reused = segment.generation != Some(generation);
-        }
-        if result.is_ok() && !reused {
-            result = each(segment, found);
-        }
-    })?;
-    Ok(result?)
-}
-
 /// A record where it lies.
 struct Row<'a> {
     header: &'a RecordHeader,
@@ -271,20 +97,6 @@ struct Row<'a> {
     sum_ok: bool,
     /// "live", "reclaimed" or "truncated".
     state: &'static str,
-}
-
-fn state_of(source: &Source, sequence: u64, lsn: Lsn) -> &'static str {
-    let truncated = source
-        .segments
-        .iter()
-        .flat_map(|segment| &segment.truncations)
-        .any(|(at, after)| sequence < *at && *after < lsn);
-    let reclaimed = source.meta.as_ref().is_some_and(|meta| lsn <= meta.tail);
-    match (truncated, reclaimed) {
-        (true, _) => "truncated",
-        (false, true) => "reclaimed",
-        (false, false) => "live",
-    }
 }
 
 impl Args {
@@ -408,219 +220,6 @@ fn damage_json(at: &Corrupt, kind: &str) -> serde_json::Value {
         "sum_ok": false,
         "what": at.what.to_string(),
     })
-}
-
-/// What meta knows, with the tail moved down to the segment that holds it: that one is kept whole.
-fn known(source: &Source) -> Known {
-    let Some(meta) = &source.meta else {
-        return Known::default();
-    };
-    let known = Known::from_meta(meta);
-    let kept = source
-        .segments
-        .iter()
-        .filter_map(|segment| segment.lsns)
-        .find(|(_, last)| *last > known.tail);
-    Known {
-        tail: kept.map_or(known.tail, |(first, _)| known.tail.min(first.before())),
-        ..known
-    }
-}
-
-fn judge(disk: &Arc<dyn Disk>, source: &Source) -> Result<(Vec<Corrupt>, Vec<Corrupt>), Error> {
-    let known = known(source);
-    let mut judge = Judge::new(known);
-    let mut in_header = true;
-    walk(disk, source, &mut |segment, found| {
-        match found {
-            _ if segment.lsns.is_some_and(|(_, last)| last <= known.tail) => {}
-            Inspected::Segment { .. } => in_header = true,
-            Inspected::Frame {
-                offset,
-                sequence,
-                frontier,
-                truncated_after,
-                ..
-            } => {
-                in_header = false;
-                judge.frame(&segment.path, offset, sequence, frontier);
-                if let Some(after) = truncated_after {
-                    judge.truncated(after);
-                }
-            }
-            Inspected::Record { offset, header, .. } => {
-                judge.record(&segment.path, offset, header.lsn);
-            }
-            Inspected::Damage(at) if segment.first_sequence.is_none() => judge.headless(at),
-            Inspected::Damage(at) if in_header && at.offset == 0 => judge.header(at),
-            Inspected::Damage(at) => judge.damage(at),
-        }
-        Ok(())
-    })?;
-    Ok(judge.verdict())
-}
-
-/// Prints damage; true when there is any.
-fn verify(
-    disk: &Arc<dyn Disk>,
-    source: &Source,
-    args: &Args,
-    out: &mut dyn Write,
-) -> Result<bool, Error> {
-    let (mut damage, torn) = judge(disk, source)?;
-    // A live owner may have changed what we read: damage is what every reading finds (D24).
-    for _ in 1..READINGS {
-        let Some(path) = source.dir.as_ref().filter(|_| !damage.is_empty()) else {
-            break;
-        };
-        let (again, _) = judge(disk, &gather(disk, path)?)?;
-        damage.retain(|at| again.contains(at));
-    }
-    for (places, kind) in [(&damage, "damage"), (&torn, "torn")] {
-        for at in places {
-            match args.json {
-                true => writeln!(out, "{}", damage_json(at, kind))?,
-                false => writeln!(out, "{kind}: {at}")?,
-            }
-        }
-    }
-    if !args.json {
-        let segments = source.segments.len();
-        match damage.len() {
-            0 => writeln!(out, "{segments} segments, no damage")?,
-            count => writeln!(
-                out,
-                "{segments} segments, {count} damaged places; recover from a replica"
-            )?,
-        }
-    }
-    Ok(!damage.is_empty())
-}
-
-/// Totals of one source.
-#[derive(Debug, Default)]
-struct Totals {
-    records: u64,
-    bytes: u64,
-    kinds: BTreeMap<&'static str, u64>,
-    epochs: BTreeMap<(u64, u64), u64>,
-    frames: u64,
-    frame_bytes: u64,
-    marks: u64,
-    first: Option<Lsn>,
-    last: Option<Lsn>,
-    bad_sums: u64,
-    unreadable: u64,
-    frontier: Lsn,
-}
-
-impl Totals {
-    fn add(&mut self, found: &Inspected<'_>, args: &Args) {
-        match found {
-            Inspected::Segment { .. } => {}
-            Inspected::Frame {
-                kind,
-                bytes,
-                frontier,
-                ..
-            } => {
-                self.frames += 1;
-                self.frame_bytes += bytes;
-                self.marks += u64::from(*kind == "mark");
-                self.frontier = self.frontier.max(*frontier);
-            }
-            Inspected::Record { header, sum_ok, .. } if args.wants(header) => {
-                self.add_record(header, *sum_ok);
-            }
-            Inspected::Record { .. } => {}
-            Inspected::Damage(_) => self.unreadable += 1,
-        }
-    }
-
-    fn add_record(&mut self, header: &RecordHeader, sum_ok: bool) {
-        self.records += 1;
-        self.bytes += header.payload_bytes() as u64;
-        *self.kinds.entry(header.kind.name()).or_default() += 1;
-        let entry = (header.epoch.get(), header.incarnation.get());
-        *self.epochs.entry(entry).or_default() += 1;
-        self.first.get_or_insert(header.lsn);
-        self.last = Some(header.lsn);
-        self.bad_sums += u64::from(!sum_ok);
-    }
-}
-
-fn stats(
-    disk: &Arc<dyn Disk>,
-    source: &Source,
-    args: &Args,
-    out: &mut dyn Write,
-) -> Result<(), Error> {
-    let mut totals = Totals::default();
-    walk(disk, source, &mut |_, found| {
-        totals.add(&found, args);
-        Ok(())
-    })?;
-    match args.json {
-        true => print_totals_json(source, &totals, out),
-        false => print_totals(source, &totals, out),
-    }
-}
-
-fn print_totals_json(source: &Source, totals: &Totals, out: &mut dyn Write) -> Result<(), Error> {
-    let epochs: Vec<_> = totals
-        .epochs
-        .iter()
-        .map(|((epoch, incarnation), records)| {
-            json!({"epoch": epoch, "incarnation": incarnation, "records": records})
-        })
-        .collect();
-    let object = json!({
-        "segments": source.segments.len(),
-        "records": totals.records,
-        "bytes": totals.bytes,
-        "kinds": totals.kinds,
-        "epochs": epochs,
-        "frames": totals.frames,
-        "frame_bytes": totals.frame_bytes,
-        "marks": totals.marks,
-        "first": totals.first.map(Lsn::get),
-        "last": totals.last.map(Lsn::get),
-        "frontier": totals.frontier.get(),
-        "bad_sums": totals.bad_sums,
-        "unreadable": totals.unreadable,
-    });
-    writeln!(out, "{object}")?;
-    Ok(())
-}
-
-fn print_totals(source: &Source, totals: &Totals, out: &mut dyn Write) -> Result<(), Error> {
-    let position = |lsn: Option<Lsn>| lsn.map_or("none".to_owned(), |lsn| lsn.to_string());
-    writeln!(
-        out,
-        "{} segments, {} frames of {} bytes, {} marks, recorded frontier {}",
-        source.segments.len(),
-        totals.frames,
-        totals.frame_bytes,
-        totals.marks,
-        totals.frontier
-    )?;
-    writeln!(
-        out,
-        "{} records from LSN {} to {}, {} bytes of payload, {} bad sums, {} unreadable places",
-        totals.records,
-        position(totals.first),
-        position(totals.last),
-        totals.bytes,
-        totals.bad_sums,
-        totals.unreadable
-    )?;
-    for (kind, count) in &totals.kinds {
-        writeln!(out, "{kind}: {count}")?;
-    }
-    for ((epoch, incarnation), count) in &totals.epochs {
-        writeln!(out, "epoch {epoch} incarnation {incarnation}: {count}")?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

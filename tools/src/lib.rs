@@ -29,7 +29,6 @@ mod runs;
 pub mod status;
 #[cfg(test)]
 mod tests;
-mod verdict;
 pub mod verify;
 
 pub use common::parse_size;
