@@ -86,11 +86,17 @@ pub(crate) fn events(input: bool) -> std::io::Result<Receiver<Event>> {
     Ok(receiver)
 }
 
-/// The thread ends with the input or with the receiver.
+/// How long a process may take to end after its input: it may wait for peers that have gone too.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Sends the lines, then sees to it that the process ends: whoever fed it is no longer there.
 fn send_lines(sender: &Sender<Event>) {
     let lines = std::io::stdin().lock().lines().map_while(Result::ok);
     let mut lines = lines.map(Event::Line).chain([Event::EndOfInput]);
     lines.all(|event| sender.send(event).is_ok());
+    std::thread::sleep(GRACE);
+    // As a kill: what was acknowledged is durable, the next open replays the rest.
+    std::process::exit(3);
 }
 
 /// A flag that SIGINT and SIGTERM set.
