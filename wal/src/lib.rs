@@ -1,8 +1,8 @@
 //! A durable log of block changes on one machine, and every touch of a file.
 //!
-//! Responsible for: the seam to files ([`disk`]), the bytes of the log ([`mod@format`]), `meta`, group
-//! commit, replay after a crash, range reads with proof, truncation at the head, reclaim at the
-//! tail, and the registry of all pins.
+//! Responsible for: the seam to files ([`disk`]), the bytes of the log ([`mod@format`]), `meta`,
+//! group commit, replay after a crash, range reads with proof, truncation at the head, reclaim at
+//! the tail, and the registry of all pins.
 //!
 //! Not responsible for: peers, sockets, what an image is, when to checkpoint, what the ack rule of
 //! a cluster is, who is primary. It reads no clock but the one it is given, and its only thread,
