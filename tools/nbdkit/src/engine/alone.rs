@@ -26,6 +26,8 @@ impl Alone {
         let answer = move || {
             let mut status = Status::of_volume(&seen);
             status.live = true;
+            // D1: alone, our own durable end is committed at once.
+            status.confirmed = true;
             status.to_json()
         };
         let ctl = serve_ctl(volume.dir(), Arc::new(answer))?;
