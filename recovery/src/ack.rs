@@ -1,6 +1,6 @@
 //! The ack rule: which LSN is committed, and when a reopened primary is confirmed again (D1, D3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use seawall_wal::Lsn;
@@ -76,6 +76,8 @@ pub struct Ledger {
     committed: Lsn,
     /// The inherited end that the rule has to cover before we are confirmed.
     inherited: Option<Lsn>,
+    /// Replicas that were neither heard nor found unreachable since the open.
+    unasked: BTreeSet<ReplicaId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,8 +88,8 @@ struct Acked {
 
 impl Ledger {
     /// The ledger of a primary that reopened, or was promoted, with this log: unconfirmed until the
-    /// rule covers `durable` again. Under best effort, and without replicas, that is at once
-    /// (A220).
+    /// rule covers `durable` again and every replica was asked for what it holds above that
+    /// ([`Ledger::asked`]). Under best effort, and without replicas, that is at once (A220).
     #[must_use]
     pub fn reopened(
         rule: AckRule,
@@ -95,10 +97,14 @@ impl Ledger {
         durable: Lsn,
         committed_at_least: Lsn,
     ) -> Ledger {
-        let replicas = replicas.into_iter().map(|id| (id, Acked::default()));
+        let replicas: BTreeMap<_, _> = replicas
+            .into_iter()
+            .map(|id| (id, Acked::default()))
+            .collect();
         let mut ledger = Ledger {
             rule,
-            replicas: replicas.collect(),
+            unasked: replicas.keys().cloned().collect(),
+            replicas,
             own_durable: durable,
             committed: committed_at_least,
             inherited: Some(durable),
@@ -149,6 +155,15 @@ impl Ledger {
         }
     }
 
+    /// The replica has answered a handshake since the open, or an attempt to reach it has failed.
+    /// Until every replica was asked we stay unconfirmed, though the rule covers our end already:
+    /// one that nobody asked may hold acknowledged records above it, and would have them cut (D1).
+    pub fn asked(&mut self, replica: &ReplicaId) {
+        if self.unasked.remove(replica) {
+            self.advance();
+        }
+    }
+
     /// Such records were fetched and synced. Returns committed if it rose.
     pub fn fetched(&mut self, through: Lsn) -> Option<Lsn> {
         self.found_above(through);
@@ -193,6 +208,7 @@ impl Ledger {
             let acked = self.replicas.get(&id).copied().unwrap_or_default();
             next.insert(id, acked);
         }
+        self.unasked.retain(|id| next.contains_key(id));
         self.replicas = next;
         self.advance()
     }
@@ -209,8 +225,11 @@ impl Ledger {
             })
             .collect();
         let reached = committed(self.rule, self.members(), self.own_durable, &acks);
-        if self.inherited.is_some_and(|inherited| reached >= inherited) {
+        let alone = self.rule.needed(self.members()) == 1;
+        let covered = self.inherited.is_some_and(|inherited| reached >= inherited);
+        if covered && (alone || self.unasked.is_empty()) {
             self.inherited = None;
+            self.unasked.clear();
         }
         let rose = reached > self.committed;
         self.committed = self.committed.max(reached);
@@ -248,8 +267,15 @@ mod tests {
         ReplicaId::new(name)
     }
 
-    fn reopened(rule: AckRule, durable: u64, committed: u64) -> Ledger {
+    fn unasked(rule: AckRule, durable: u64, committed: u64) -> Ledger {
         Ledger::reopened(rule, [id("r1"), id("r2")], lsn(durable), lsn(committed))
+    }
+
+    fn reopened(rule: AckRule, durable: u64, committed: u64) -> Ledger {
+        let mut ledger = unasked(rule, durable, committed);
+        ledger.asked(&id("r1"));
+        ledger.asked(&id("r2"));
+        ledger
     }
 
     #[test]
@@ -341,10 +367,44 @@ mod tests {
         assert_eq!(ledger.standing(), Standing::Confirmed);
     }
 
+    // D1: r2 holds 101..103, acknowledged with a sync of ours that was cut as torn (D13). Being
+    // confirmed by r1 before r2 is heard would have them cut from r2.
+    #[test]
+    fn a_quorum_does_not_confirm_before_every_reachable_replica_was_heard() {
+        let mut ledger = unasked(AckRule::Quorum, 100, 90);
+        ledger.asked(&id("r1"));
+        let r1 = ledger.handshake_acknowledged(&id("r1"), lsn(100));
+        assert_eq!(r1, Some(lsn(100)));
+        assert_eq!(ledger.stream_acknowledged(&id("r1"), lsn(100)), None);
+        assert_eq!(ledger.standing(), Standing::Unconfirmed);
+        ledger.found_above(lsn(103));
+        ledger.asked(&id("r2"));
+        ledger.handshake_acknowledged(&id("r2"), lsn(100));
+        assert_eq!(ledger.standing(), Standing::Unconfirmed);
+        assert_eq!(ledger.fetched(lsn(103)), None);
+        ledger.handshake_acknowledged(&id("r2"), lsn(103));
+        assert_eq!(ledger.standing(), Standing::Confirmed);
+    }
+
+    #[test]
+    fn a_replica_that_cannot_be_reached_does_not_keep_a_quorum_unconfirmed() {
+        let mut ledger = unasked(AckRule::Quorum, 100, 90);
+        ledger.asked(&id("r1"));
+        ledger.handshake_acknowledged(&id("r1"), lsn(100));
+        assert_eq!(ledger.standing(), Standing::Unconfirmed);
+        ledger.asked(&id("r2"));
+        assert_eq!(ledger.standing(), Standing::Confirmed);
+        let mut ledger = unasked(AckRule::Quorum, 100, 90);
+        ledger.asked(&id("r1"));
+        ledger.handshake_acknowledged(&id("r1"), lsn(100));
+        ledger.assigned([id("r1")]);
+        assert_eq!(ledger.standing(), Standing::Confirmed);
+    }
+
     // A220
     #[test]
     fn best_effort_is_confirmed_at_once() {
-        let ledger = reopened(AckRule::BestEffort, 105, 90);
+        let ledger = unasked(AckRule::BestEffort, 105, 90);
         assert_eq!(ledger.standing(), Standing::Confirmed);
         assert_eq!(ledger.committed(), lsn(105));
     }

@@ -352,6 +352,14 @@ impl<P: Pin> Orchestrator<P> {
         committed
     }
 
+    /// An attempt to reach the replica has ended, well or not: we are not kept unconfirmed any
+    /// longer because nobody asked it (D1).
+    pub fn asked(&mut self, replica: &ReplicaId, now: Tick) {
+        let was = self.ledger.standing();
+        self.ledger.asked(replica);
+        self.log_confirmed(was, now);
+    }
+
     /// Records that the replica held above our head were fetched and are synced here (D1).
     pub fn fetched(&mut self, call: Call<'_>, range: LsnRange) -> Option<Lsn> {
         self.log_of(call, What::RecordsFetched { range });

@@ -60,7 +60,9 @@ impl<P: Pin> Orchestrator<P> {
         self.admit(call, true)?;
         for _ in 0..TRIES_MAX {
             let before = self.history(storage);
-            if outcome::classify(&before, facts).outcome().is_none() {
+            let first = outcome::classify(&before, facts);
+            if first.outcome().is_none() {
+                self.note_above(&first);
                 // OK because rows 1 to 3 hold for a rebuild too: this handshake is refused.
                 self.handshake(call, facts, &before)?;
             }
@@ -79,6 +81,7 @@ impl<P: Pin> Orchestrator<P> {
                 continue;
             }
             let decision = self.handshake(call, facts, &seen)?;
+            self.asked(call.replica, call.now);
             let held = self.bind(call, source, pin)?;
             let names = (call.replica.clone(), call.session);
             return Ok(Plan::new(names, decision.proof, work, Some(held)));
@@ -143,13 +146,19 @@ impl<P: Pin> Orchestrator<P> {
     /// covered as well before we are confirmed.
     fn count_handshake(&mut self, call: Call<'_>, decision: &Decision) {
         let was = self.ledger.standing();
-        if let Verdict::NotYet { fetch: Some(range) } = decision.verdict {
-            self.ledger.found_above(range.through);
-        }
+        self.note_above(decision);
         if let Some(lsn) = decision.acknowledges {
             self.ledger.handshake_acknowledged(call.replica, lsn);
         }
+        self.ledger.asked(call.replica);
         self.log_confirmed(was, call.now);
+    }
+
+    /// D1: a rebuild drops such records as surely as a truncation does.
+    fn note_above(&mut self, decision: &Decision) {
+        if let Verdict::NotYet { fetch: Some(range) } = decision.verdict {
+            self.ledger.found_above(range.through);
+        }
     }
 
     /// R9: the facts have been seen under the pin, and from here the decision stands.

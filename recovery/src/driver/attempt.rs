@@ -56,7 +56,8 @@ pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId) {
             Err(error) => error,
         };
         tracing::debug!(%replica, %error, "recovery attempt ended");
-        let streamed = shared.step(|core, _| {
+        let streamed = shared.step(|core, now| {
+            core.orchestrator.asked(replica, now);
             let extra = core.extras.entry(replica.clone()).or_default();
             extra.cause = Some(error.to_string());
             extra.chunks = None;

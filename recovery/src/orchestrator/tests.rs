@@ -200,6 +200,7 @@ fn a_replica_beyond_retention_escalates_and_is_rebuilt() {
 fn a_handshake_confirms_a_reopened_primary_and_nobody_is_cut() {
     let replica_id = id("r1");
     let mut orchestrator = reopened(&["r1", "r2"], 105);
+    orchestrator.asked(&id("r2"), T0);
     let session = orchestrator.connected(&replica_id, Kind::CatchUp);
     let mut storage = TestStorage::new(history(105).committed(90));
     let at = call(&replica_id, session);
@@ -242,6 +243,72 @@ fn records_above_a_reopened_head_are_fetched_before_it_is_confirmed() {
     assert_eq!(orchestrator.ledger.standing(), Standing::Confirmed);
     assert_eq!(orchestrator.ledger.committed(), lsn(103));
     assert!(orchestrator.has(&r1, "records-fetched"));
+}
+
+// D1, A219: r1 alone makes a quorum with us, but r2 may hold acknowledged records that we lost.
+#[test]
+fn the_first_replica_to_answer_does_not_have_the_records_of_the_next_one_cut() {
+    let (r1, r2) = (id("r1"), id("r2"));
+    let mut orchestrator = reopened(&["r1", "r2"], 100);
+    let mut storage = TestStorage::new(history(100).committed(90));
+    let level = orchestrator.connected(&r1, Kind::CatchUp);
+    orchestrator
+        .plan(call(&r1, level), &replica(100), &mut storage)
+        .unwrap();
+    assert_eq!(orchestrator.ledger.committed(), lsn(100));
+    assert_eq!(orchestrator.ledger.standing(), Standing::Unconfirmed);
+    let ahead = orchestrator.connected(&r2, Kind::CatchUp);
+    let failure = orchestrator
+        .plan(call(&r2, ahead), &replica(103), &mut storage)
+        .unwrap_err();
+    assert!(matches!(failure, Failure::NotYet(_)), "{failure}");
+    assert_eq!(orchestrator.ledger.standing(), Standing::Unconfirmed);
+    // The link to r2 breaks before they are fetched: they are not forgotten.
+    orchestrator.asked(&r2, T0);
+    assert_eq!(orchestrator.ledger.standing(), Standing::Unconfirmed);
+}
+
+#[test]
+fn an_unreachable_replica_keeps_nobody_unconfirmed() {
+    let (r1, r2) = (id("r1"), id("r2"));
+    let mut orchestrator = reopened(&["r1", "r2"], 100);
+    let mut storage = TestStorage::new(history(100).committed(90));
+    let level = orchestrator.connected(&r1, Kind::CatchUp);
+    orchestrator
+        .plan(call(&r1, level), &replica(100), &mut storage)
+        .unwrap();
+    orchestrator.asked(&r2, T0);
+    assert_eq!(orchestrator.ledger.standing(), Standing::Confirmed);
+    assert!(
+        orchestrator
+            .log
+            .all()
+            .any(|e| e.what.name() == "primary-confirmed")
+    );
+}
+
+// D1: a replica that is to be rebuilt may be the only one that holds an acknowledged record.
+#[test]
+fn records_on_a_replica_to_rebuild_keep_a_reopened_primary_unconfirmed() {
+    let (r1, r2) = (id("r1"), id("r2"));
+    let mut orchestrator = reopened(&["r1", "r2"], 100);
+    let mut storage = TestStorage::new(history(100).committed(90));
+    let ahead = orchestrator.connected(&r1, Kind::Rebuild);
+    let failure = orchestrator
+        .plan_rebuild(
+            call(&r1, ahead),
+            &replica(103),
+            Asked::FullBase,
+            &mut storage,
+        )
+        .unwrap_err();
+    assert!(matches!(failure, Failure::NotYet(_)), "{failure}");
+    orchestrator.asked(&r1, T0);
+    let level = orchestrator.connected(&r2, Kind::CatchUp);
+    orchestrator
+        .plan(call(&r2, level), &replica(100), &mut storage)
+        .unwrap();
+    assert_eq!(orchestrator.ledger.standing(), Standing::Unconfirmed);
 }
 
 // A228

@@ -190,6 +190,30 @@ fn an_acknowledgement_of_what_was_never_shipped_ends_the_stream() {
     served.stop();
 }
 
+// D1: the one that has not answered yet may hold acknowledged records that we lost.
+#[test]
+fn a_reopened_primary_waits_for_the_answer_of_every_replica() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let level = lab.replica("r2");
+    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let mut quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: Duration::from_millis(200),
+        ..options(&[&level])
+    };
+    quorum.replicas.extend(impostor_options(&listener).replicas);
+    let served = lab.serve("p", quorum);
+    served.in_sync("r2", Lsn::ZERO);
+    let early = served.primary.write(0, &[1; 4096], Durability::Volatile);
+    assert!(matches!(early, Err(Error::Unconfirmed { .. })), "{early:?}");
+    let late = Impostor::meet(&listener, Lsn::ZERO, served.primary.volume());
+    assert!(matches!(late.hear(), Some(Body::InSync { .. })));
+    assert!(served.primary.confirmed());
+    served.stop();
+    level.shutdown().unwrap();
+}
+
 // L-S2: the fence is checked before any effect.
 #[test]
 fn a_message_of_another_session_has_no_effect() {

@@ -73,6 +73,42 @@ fn a_quorum_flush_waits_for_the_replica_and_a_late_acknowledgement_counts() {
     replica.shutdown().unwrap();
 }
 
+// D1: an acknowledged record is kept, whoever answers first.
+#[test]
+fn what_only_one_of_two_replicas_holds_is_fetched_although_the_other_makes_a_quorum() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let (behind, ahead) = (lab.replica("r1"), lab.replica("r2"));
+    let address = behind.address().to_string();
+    let quorum = PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: PATIENCE,
+        ..options(&[&behind, &ahead])
+    };
+    let served = lab.serve("p", quorum.clone());
+    let early = served.fill(0..20, 1);
+    served.in_sync("r1", early);
+    served.in_sync("r2", early);
+    behind.shutdown().unwrap();
+    lab.copy(&lab.dir("p"), &lab.dir("crashed"));
+    let acknowledged = served.fill(0..30, 2);
+    served.stop();
+    let behind = lab.replica_at("r1", &address);
+    let served = lab.serve("crashed", quorum);
+    let next = served
+        .primary
+        .write(0, &[3; 4096], Durability::Durable)
+        .unwrap();
+    assert_eq!(next, acknowledged.next());
+    for replica in [&behind, &ahead] {
+        served.in_sync(&replica.status().id.unwrap(), next);
+        assert_equal(served.primary.volume(), replica, next);
+    }
+    served.stop();
+    behind.shutdown().unwrap();
+    ahead.shutdown().unwrap();
+}
+
 // D1
 #[test]
 fn a_reopened_primary_takes_no_writes_before_the_ack_rule_covers_its_log() {
