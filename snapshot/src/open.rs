@@ -73,16 +73,52 @@ fn check_geometry(geometry: &Geometry) -> Result<(), Error> {
     }
 }
 
-fn refuse_occupied(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    match list(disk, dir)?.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Log(seawall_wal::Error::io(
-            IoOp::MakeDir,
-            dir,
-            None,
-            std::io::ErrorKind::DirectoryNotEmpty.into(),
-        ))),
+/// Marks a directory whose creation has not come to its end. It is durable before anything else is
+/// made there, and gone before the volume is used: beside it nothing but a whole `meta` counts.
+const CREATING: &str = "creating";
+
+/// What an unfinished creation, or the daemon that ran it, may have left beside the marker.
+const LEFTOVERS: [&str; 6] = ["meta", BASE_DIR, "wal", "lock", "recovery", "ctl"];
+
+fn occupied(dir: &Path) -> Error {
+    let kind = std::io::ErrorKind::DirectoryNotEmpty;
+    Error::Log(seawall_wal::Error::io(
+        IoOp::MakeDir,
+        dir,
+        None,
+        kind.into(),
+    ))
+}
+
+/// Takes a vacant directory for a creation: marked, locked, and empty but for the marker.
+fn claim(disk: &Arc<dyn Disk>, dir: &Path) -> Result<File, Error> {
+    if !Volume::is_vacant(disk, dir)? {
+        return Err(occupied(dir));
     }
+    let marker = take_lock(disk, dir, CREATING)?;
+    // Under the lock once more: another creation may have come to its end meanwhile.
+    let marked = list(disk.as_ref(), dir)?
+        .iter()
+        .any(|name| name == CREATING);
+    if !marked || !Volume::is_vacant(disk, dir)? {
+        return Err(occupied(dir));
+    }
+    marker.sync()?;
+    sync_dir(disk.as_ref(), dir)?;
+    clear(disk.as_ref(), dir)?;
+    Ok(marker)
+}
+
+fn clear(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    for name in LEFTOVERS {
+        remove(disk, &dir.join(name))?;
+    }
+    Ok(sync_dir(disk, dir)?)
+}
+
+fn unmark(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    remove(disk, &dir.join(CREATING))?;
+    Ok(sync_dir(disk, dir)?)
 }
 
 impl Volume {
@@ -94,15 +130,42 @@ impl Volume {
     pub fn create(disk: &Arc<dyn Disk>, dir: &Path, options: CreateOptions) -> Result<(), Error> {
         check_geometry(&options.geometry)?;
         make_dir(disk.as_ref(), dir)?;
-        refuse_occupied(disk.as_ref(), dir)?;
+        let marker = claim(disk, dir)?;
         let result = build(disk, dir, options);
         if result.is_err() {
-            for name in ["meta", BASE_DIR, "wal"] {
-                // OK because without meta what is left passes for nothing.
-                let _ = remove(disk.as_ref(), &dir.join(name));
-            }
+            // OK because what is left is marked as unfinished.
+            let _ = clear(disk.as_ref(), dir).and_then(|()| unmark(disk.as_ref(), dir));
         }
+        drop(marker);
         result
+    }
+
+    /// Whether [`Volume::create`] takes this directory: it is absent or empty, or it holds what a
+    /// creation left that did not come to its end, which the next one clears away.
+    ///
+    /// # Errors
+    /// [`Error::Log`] with `Io`.
+    pub fn is_vacant(disk: &Arc<dyn Disk>, dir: &Path) -> Result<bool, Error> {
+        use seawall_wal::Error::{Corrupt, Io, NotAVolume};
+        let names = match list(disk.as_ref(), dir) {
+            Ok(names) => names,
+            Err(Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(true);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let expected = |name: &String| name == CREATING || LEFTOVERS.contains(&name.as_str());
+        if names.is_empty() {
+            return Ok(true);
+        }
+        if !names.iter().any(|name| name == CREATING) || !names.iter().all(expected) {
+            return Ok(false);
+        }
+        match Meta::open(disk, dir, false) {
+            Ok(_) => Ok(false),
+            Err(NotAVolume { .. } | Corrupt(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens the volume: lock, meta, log replay, an open intent is finished (D9), the block index
@@ -145,13 +208,22 @@ impl Volume {
         check_role(dir, meta.get().role, access)?;
         let lock_file = match access {
             Access::ReadOnly => None,
-            Access::Primary | Access::Replica | Access::Maintain => Some(take_lock(disk, dir)?),
+            Access::Primary | Access::Replica | Access::Maintain => {
+                Some(take_lock(disk, dir, "lock")?)
+            }
         };
         if access == Access::ReadOnly {
             return inspect(disk, dir, clock);
         }
         // Under the lock once more: what was read without it may have changed.
         let meta = Arc::new(Meta::open(disk, dir, true)?);
+        if list(disk.as_ref(), dir)?
+            .iter()
+            .any(|name| name == CREATING)
+        {
+            // All but this was done when the creation was cut off.
+            unmark(disk.as_ref(), dir)?;
+        }
         let default = match access {
             Access::Primary | Access::Replica => Background::of(&meta.get().geometry),
             Access::Maintain | Access::ReadOnly => Background::OFF,
@@ -229,7 +301,7 @@ fn build(disk: &Arc<dyn Disk>, dir: &Path, options: CreateOptions) -> Result<(),
     };
     BaseFacts::NEW.store(&mut contents);
     Meta::create(disk, dir, contents)?;
-    Ok(())
+    unmark(disk.as_ref(), dir)
 }
 
 fn check_role(dir: &Path, role: Role, access: Access) -> Result<(), Error> {
@@ -250,8 +322,8 @@ fn check_role(dir: &Path, role: Role, access: Access) -> Result<(), Error> {
     }
 }
 
-fn take_lock(disk: &Arc<dyn Disk>, dir: &Path) -> Result<File, Error> {
-    let file = File::open(disk, &dir.join("lock"), OpenMode::CreateOrOpen)?;
+fn take_lock(disk: &Arc<dyn Disk>, dir: &Path, name: &str) -> Result<File, Error> {
+    let file = File::open(disk, &dir.join(name), OpenMode::CreateOrOpen)?;
     match file.lock() {
         Ok(()) => Ok(file),
         Err(seawall_wal::Error::Io { source, .. })

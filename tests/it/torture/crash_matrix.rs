@@ -85,6 +85,10 @@ fn survives(crashed: &Arc<SimDisk>, mut model: Model) {
         Ok(volume) => volume,
         Err(error) => {
             assert!(!model.created, "cannot be opened: {error}");
+            // A creation that was cut off stands in nobody's way.
+            create(crashed, SHAPE).unwrap();
+            let volume = open(crashed, Access::Primary).unwrap();
+            assert_agrees(&volume, &Model::new(SHAPE));
             return;
         }
     };
