@@ -183,7 +183,8 @@ impl Ledger {
     pub fn handshake_acknowledged(&mut self, replica: &ReplicaId, lsn: Lsn) -> Option<Lsn> {
         self.inherited?;
         let acked = self.replicas.get_mut(replica)?;
-        acked.handshake = acked.handshake.max(Some(lsn));
+        // The newest report replaces an older one: a replica that came back with less holds less.
+        acked.handshake = Some(lsn);
         self.advance()
     }
 
@@ -443,6 +444,19 @@ mod tests {
         ledger.synced(lsn(50));
         assert_eq!(ledger.handshake_acknowledged(&id("r1"), lsn(50)), None);
         assert_eq!(ledger.committed(), lsn(10));
+    }
+
+    // D1: between two handshakes a replica may have lost what it reported at the first.
+    #[test]
+    fn the_last_handshake_of_a_replica_is_the_one_that_counts() {
+        let mut ledger = reopened(AckRule::All, 105, 90);
+        ledger.handshake_acknowledged(&id("r1"), lsn(105));
+        ledger.handshake_acknowledged(&id("r1"), lsn(95));
+        assert_eq!(
+            ledger.handshake_acknowledged(&id("r2"), lsn(105)),
+            Some(lsn(95))
+        );
+        assert_eq!(ledger.standing(), Standing::Unconfirmed);
     }
 
     // A232
