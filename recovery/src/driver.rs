@@ -162,7 +162,7 @@ pub fn check_address(address: &str, insecure: bool) -> Result<(), Error> {
 pub struct PromiseReport {
     /// Name of the member.
     pub id: String,
-    /// Its volume, unless its directory is empty.
+    /// Its volume.
     pub volume: Option<VolumeId>,
     /// The epoch it persisted.
     pub epoch: Epoch,
@@ -180,7 +180,8 @@ pub struct PromiseReport {
 /// gives its report (D5).
 ///
 /// # Errors
-/// [`Error::Refused`] with the epoch it already promised when that is higher; [`Error::Socket`].
+/// [`Error::Refused`] with the epoch it already promised when that is not lower, or because it
+/// holds no volume; [`Error::Socket`].
 pub fn promise_epoch(address: &str, epoch: Epoch, insecure: bool) -> Result<PromiseReport, Error> {
     let link = tcp::dial(address, insecure, ANSWER)?;
     let fence = Fence {

@@ -77,7 +77,7 @@ pub enum Error {
     },
     /// Too few members promised the new epoch (D5).
     #[error(
-        "only {promised} of {members} members promised the epoch ({cause}); start more of them and promote again"
+        "only {promised} of {members} members promised the epoch ({cause}); start more of them and promote with the next epoch"
     )]
     NoMajority {
         /// Members that promised, this one included.
@@ -86,6 +86,14 @@ pub enum Error {
         members: usize,
         /// The last failure.
         cause: recovery::Error,
+    },
+    /// This replica was to be rebuilt, so its log may end before what was acknowledged (D5).
+    #[error(
+        "{dir} waits for a rebuild and may lack acknowledged records; promote another member, or this one without --peer if no other is left"
+    )]
+    MarkedForRebuild {
+        /// The volume directory.
+        dir: PathBuf,
     },
     /// A peer holds a newer history and has to be promoted in place of this one (D5).
     #[error(

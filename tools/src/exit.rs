@@ -53,6 +53,7 @@ impl Exit {
             Error::Recovery(source) => of_recovery(source),
             Error::Damaged { .. }
             | Error::NoMajority { .. }
+            | Error::MarkedForRebuild { .. }
             | Error::Outranked { .. }
             | Error::Node { .. }
             | Error::Interrupted

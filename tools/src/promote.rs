@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use seawall_recovery::{self as recovery, PromiseReport, ReplicaAddress};
+use seawall_recovery::{self as recovery, PromiseReport, Refusal, ReplicaAddress};
 use seawall_snapshot::{Access, Volume};
 use seawall_wal::{Epoch, LineageEntry, Lsn};
 
@@ -36,7 +36,8 @@ type Rank = (Option<(u64, u64)>, Lsn);
 /// Runs the command.
 ///
 /// # Errors
-/// [`Error::NoMajority`], [`Error::Outranked`], an epoch that is not above ours.
+/// [`Error::NoMajority`], [`Error::Outranked`], [`Error::MarkedForRebuild`], an epoch that is not
+/// above ours.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let epoch = Epoch::new(args.epoch);
     let volume = common::open_whole(&common::disk(), &args.dir, Access::Maintain)?;
@@ -48,6 +49,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
             ours: meta.epoch,
         });
     }
+    check_mark(args, &volume)?;
     let reports = collect(args, epoch, &volume)?;
     check_rank(&reports, own_rank(&volume))?;
     volume.promote(epoch)?;
@@ -63,6 +65,16 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     Ok(Exit::Fine)
 }
 
+/// Among members, one that waits for a rebuild may not win; alone it is the desperate choice.
+fn check_mark(args: &Args, volume: &Volume) -> Result<(), Error> {
+    match recovery::Status::of_volume(volume).needs_rebuild && !args.peers.is_empty() {
+        true => Err(Error::MarkedForRebuild {
+            dir: args.dir.clone(),
+        }),
+        false => Ok(()),
+    }
+}
+
 /// The promises of the peers; with this node they must be a majority of the members.
 fn collect(args: &Args, epoch: Epoch, volume: &Volume) -> Result<Vec<PromiseReport>, Error> {
     let mut reports = Vec::new();
@@ -70,6 +82,13 @@ fn collect(args: &Args, epoch: Epoch, volume: &Volume) -> Result<Vec<PromiseRepo
     for peer in &args.peers {
         match recovery::promise_epoch(&peer.address, epoch, args.insecure) {
             Ok(report) => reports.push(checked(report, peer, volume)?),
+            // A peer that cannot keep a promise makes none: it counts like one that is silent.
+            Err(
+                error @ recovery::Error::Refused {
+                    reason: Refusal::Failed { .. },
+                    ..
+                },
+            ) => silent = Some(error),
             Err(error @ recovery::Error::Refused { .. }) => return Err(error.into()),
             Err(error) => silent = Some(error),
         }

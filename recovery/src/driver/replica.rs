@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use seawall_snapshot::{Access, Volume};
-use seawall_wal::disk::{self, Disk};
-use seawall_wal::{Clock, Epoch, Error as LogError, Lsn};
+use seawall_wal::disk::Disk;
+use seawall_wal::{Clock, Epoch};
 
 use super::receiving::session;
 use super::{CtlServer, Threads, serve_ctl};
@@ -80,8 +80,9 @@ pub(super) struct Current {
 }
 
 impl Replica {
-    /// Serves the directory `dir` under the name `id`. An absent or empty directory waits for its
-    /// first primary and adopts volume id and geometry from it (D8). Also answers on the `ctl`
+    /// Serves the directory `dir` under the name `id`. An absent or empty directory, or one whose
+    /// creation was cut off, waits for its first primary and adopts volume id and geometry from it
+    /// (D8). Also answers on the `ctl`
     /// socket.
     ///
     /// # Errors
@@ -95,7 +96,7 @@ impl Replica {
         listen: &str,
         options: ReplicaOptions,
     ) -> Result<Replica, Error> {
-        let volume = match is_empty(disk, dir)? {
+        let volume = match Volume::is_vacant(disk, dir)? {
             true => None,
             false => Some(Volume::open(disk, dir, clock, Access::Replica)?.0),
         };
@@ -165,16 +166,6 @@ impl Drop for Replica {
         if let Err(error) = self.shared.stop() {
             tracing::error!(%error, "the replica did not close cleanly");
         }
-    }
-}
-
-fn is_empty(disk: &Arc<dyn Disk>, dir: &Path) -> Result<bool, Error> {
-    match disk::list(disk.as_ref(), dir) {
-        Ok(names) => Ok(names.is_empty()),
-        Err(LogError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(true)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -335,32 +326,28 @@ fn serve(shared: &Arc<Shared>, link: &Link) -> Result<(), Error> {
     })
 }
 
-/// Persists a new epoch, which ends every session of an older one, and reports (D5).
+/// Persists a new epoch, which ends every session of an older one, and reports (D5). An epoch is
+/// promised once: whoever asked first, or serves in it already, may be primary of it, nobody else.
 fn promise(shared: &Shared, fence: Fence) -> Result<Body, Error> {
     let Some(epoch) = fence.epoch else {
         return Ok(Body::Refused(Refusal::NoSession));
     };
     let mut gate = shared.gate();
     let promised = shared.promised(&gate);
-    if epoch < promised {
+    if epoch <= promised {
         return Ok(Body::Refused(Refusal::EpochTooOld { promised }));
     }
+    let Some(volume) = shared.volume() else {
+        // There is no meta to persist it in, and a restart would forget it.
+        let text = "it holds no volume yet and cannot keep a promise".into();
+        return Ok(Body::Refused(Refusal::Failed { text }));
+    };
     shared.promise(&mut gate, epoch)?;
     let older = |current: &Current| current.fence.epoch < Some(epoch);
     if gate.current.as_ref().is_some_and(older) {
         let current = gate.current.take().expect("it was just looked at");
         current.link.close();
     }
-    let Some(volume) = shared.volume() else {
-        return Ok(Body::Promised(Promised {
-            replica: shared.id.clone(),
-            volume: None,
-            last_entry: None,
-            durable: Lsn::ZERO,
-            committed: Lsn::ZERO,
-            needs_rebuild: false,
-        }));
-    };
     let report = receiver::report(&volume, &shared.id, false)?;
     Ok(Body::Promised(Promised {
         replica: report.replica,

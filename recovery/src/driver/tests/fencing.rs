@@ -62,6 +62,54 @@ fn a_promised_epoch_ends_the_stream_and_deposes_the_old_primary() {
     replica.shutdown().unwrap();
 }
 
+// D5: two candidates that were given one epoch do not both get a majority for it.
+#[test]
+fn an_epoch_is_promised_once_and_never_while_a_primary_serves_in_it() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let replica = lab.replica("r1");
+    let address = replica.address().to_string();
+    let served = lab.serve("p", options(&[&replica]));
+    served.in_sync("r1", Lsn::ZERO);
+    let refused = |epoch| match promise_epoch(&address, Epoch::new(epoch), false) {
+        Err(Error::Refused {
+            reason: crate::message::Refusal::EpochTooOld { promised },
+            ..
+        }) => promised.get(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(1), 1);
+    promise_epoch(&address, Epoch::new(2), false).unwrap();
+    assert_eq!(refused(2), 2);
+    served.stop();
+    replica.shutdown().unwrap();
+}
+
+// D5: a promise that a restart forgets would count for a majority and fence nobody.
+#[test]
+fn an_empty_directory_promises_nothing() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let replica = lab.replica("r1");
+    let address = replica.address().to_string();
+    let promised = promise_epoch(&address, Epoch::new(9), false);
+    assert!(
+        matches!(
+            promised,
+            Err(Error::Refused {
+                reason: crate::message::Refusal::Failed { .. },
+                ..
+            })
+        ),
+        "{promised:?}"
+    );
+    let served = lab.serve("p", options(&[&replica]));
+    served.in_sync("r1", Lsn::ZERO);
+    promise_epoch(&address, Epoch::new(9), false).unwrap();
+    served.stop();
+    replica.shutdown().unwrap();
+}
+
 /// A replica of nothing, as far as a test speaks for it.
 struct Impostor {
     link: Link,

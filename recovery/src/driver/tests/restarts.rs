@@ -173,6 +173,34 @@ fn a_mark_survives_a_restart_and_only_a_rebuild_clears_it() {
     replica.shutdown().unwrap();
 }
 
+// D8: a kill inside its first handshake does not make a replica's directory useless.
+#[test]
+fn a_replica_whose_creation_was_cut_off_starts_over_and_nothing_else_is_cleared() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let home = lab.dir("r1");
+    make_dir(lab.disk.as_ref(), &home).unwrap();
+    make_dir(lab.disk.as_ref(), &home.join("base")).unwrap();
+    let serve = || {
+        let options = ReplicaOptions::default();
+        Replica::serve(&lab.disk, &lab.clock, &home, "r1", "127.0.0.1:0", options)
+    };
+    assert!(serve().is_err(), "nobody says what this base is");
+    drop(File::open(&lab.disk, &home.join("creating"), OpenMode::CreateNew).unwrap());
+    drop(File::open(&lab.disk, &home.join("notes"), OpenMode::CreateNew).unwrap());
+    assert!(serve().is_err(), "somebody's file is not ours to clear");
+    remove(lab.disk.as_ref(), &home.join("notes")).unwrap();
+    let replica = serve().unwrap();
+    let served = lab.serve("p", options(&[&replica]));
+    let lsn = served.fill(0..10, 1);
+    served.in_sync("r1", lsn);
+    assert_equal(served.primary.volume(), &replica, lsn);
+    served.stop();
+    replica.shutdown().unwrap();
+    let names = list(lab.disk.as_ref(), &home).unwrap();
+    assert!(!names.iter().any(|name| name == "creating"), "{names:?}");
+}
+
 // D24
 #[test]
 fn status_is_asked_over_tcp_and_through_the_ctl_socket() {
