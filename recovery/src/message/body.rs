@@ -4,7 +4,7 @@ use seawall_snapshot::CHUNK_BYTES;
 use seawall_wal::disk::Buffer;
 use seawall_wal::{Epoch, LsnRange, NodeIncarnation, Record, RecordHeader, VolumeId};
 
-use super::bytes::{Reader, Writer, decode_entry, encode_entry};
+use super::bytes::{Reader, Writer, decode_entry, encode_entry, is_sane};
 use super::{BaseBegin, BaseSource, Body, Hello, HelloReply, Invalid, Promised, Refusal};
 use crate::id::SessionId;
 
@@ -184,6 +184,10 @@ fn decode_records(r: &mut Reader<'_>) -> Result<Vec<Record>, Invalid> {
     let mut records: Vec<Record> = Vec::with_capacity(count);
     for _ in 0..count {
         let header = RecordHeader::decode(r.take(RecordHeader::BYTES)?).map_err(Invalid::Record)?;
+        if !is_sane(header.incarnation) {
+            let field = "incarnation";
+            return Err(Invalid::Field { field });
+        }
         let payload = Buffer::copy_of(r.take(header.payload_bytes())?);
         if records
             .last()

@@ -94,6 +94,12 @@ pub(super) fn decode_entry(bytes: [u8; 24]) -> LineageEntry {
     }
 }
 
+/// Whether an incarnation can have been counted to. The log counts on from what it receives, so a
+/// number near the end would leave it nothing to count with.
+pub(super) const fn is_sane(incarnation: Incarnation) -> bool {
+    incarnation.get() <= u64::MAX / 2
+}
+
 /// Takes fields from the front of a slice; never reads past it.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
@@ -187,7 +193,9 @@ impl<'a> Reader<'a> {
         }
         let entries = (0..count).map(|_| self.array().map(decode_entry));
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
-        let sane = entries.iter().all(|entry| entry.first.get() != u64::MAX);
+        let sane = entries
+            .iter()
+            .all(|entry| entry.first.get() != u64::MAX && is_sane(entry.incarnation));
         match sane {
             true => Lineage::from_entries(entries).ok_or(field),
             false => Err(field),

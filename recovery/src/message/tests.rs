@@ -1,6 +1,7 @@
 //! Round trips, every bit flip, every cut, and PROTOCOL.md against the code.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use seawall_wal::disk::Buffer;
 use seawall_wal::{BlockSize, Incarnation, Lba, RecordKind};
@@ -272,6 +273,45 @@ fn records_that_do_not_follow_each_other_are_refused() {
     assert_eq!(
         Body::decode(9, &bytes).unwrap_err(),
         Invalid::Field { field: "records" }
+    );
+}
+
+// The log counts on from the incarnations it receives, and stops the process at the last number.
+#[test]
+fn an_incarnation_that_nobody_counts_to_is_refused() {
+    let with = |number| {
+        let incarnation = Incarnation::new(number);
+        let header = *record(5).header();
+        let payload = Arc::clone(record(5).payload());
+        let header = RecordHeader {
+            incarnation,
+            ..header
+        };
+        let records = Body::Records {
+            committed: Lsn::ZERO,
+            records: vec![Record::seal(header, payload)],
+        };
+        let fence = fence();
+        let body = records;
+        parse(&Message { fence, body }.encode())
+    };
+    assert!(with(u64::MAX / 2).is_ok());
+    for number in [u64::MAX / 2 + 1, u64::MAX] {
+        let field = "incarnation";
+        assert_eq!(with(number).unwrap_err(), Invalid::Field { field });
+    }
+    let entry = LineageEntry {
+        epoch: Epoch::new(1),
+        incarnation: Incarnation::new(u64::MAX),
+        first: Lsn::new(1),
+    };
+    let lineage = Lineage::from_entries(vec![entry]).unwrap();
+    let mut bytes = Vec::new();
+    bytes::Writer(&mut bytes).lineage(&lineage);
+    let field = "lineage";
+    assert_eq!(
+        bytes::Reader(&bytes).lineage().unwrap_err(),
+        Invalid::Field { field }
     );
 }
 
