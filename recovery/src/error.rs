@@ -136,6 +136,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a replica refused because it is not the one that it was assigned as.
+    pub(crate) const fn is_misassigned(&self) -> bool {
+        matches!(
+            self,
+            Error::Refused {
+                reason: Refusal::OtherVolume { .. }
+                    | Refusal::OtherId { .. }
+                    | Refusal::OtherGeometry,
+                ..
+            }
+        )
+    }
+
     /// A socket failure with its place.
     #[cold]
     pub(crate) fn socket(op: &'static str, peer: &str, source: std::io::Error) -> Error {

@@ -90,6 +90,9 @@ pub struct ReplicaStatus {
     pub needs_rebuild: bool,
     /// Why the last session or stream ended, if one did.
     pub cause: Option<String>,
+    /// Whether it refused because it belongs to another volume, has another id or another shape:
+    /// only whoever assigned it can help.
+    pub misassigned: bool,
     /// Chunks of the base done and to do, during a rebuild.
     pub chunks: Option<(u64, u64)>,
 }

@@ -27,6 +27,16 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A replica that is not the one it was named as.
+    #[error(
+        "replica {replica} cannot follow: {cause}; name its own primary's directory, or give it an empty one"
+    )]
+    Misassigned {
+        /// Its id.
+        replica: String,
+        /// What it answered.
+        cause: String,
+    },
     /// A size that is no multiple of the block size.
     #[error("--size {bytes} is no multiple of the block size {block}; the next one is {}", bytes.next_multiple_of(*block))]
     SizeNotMultiple {

@@ -48,6 +48,7 @@ impl Exit {
             | Error::InputTooLarge { .. }
             | Error::BadPath { .. }
             | Error::EpochTooLow { .. }
+            | Error::Misassigned { .. }
             | Error::Usage(_) => Exit::Unusable,
             Error::Volume(source) | Error::At { source, .. } => of_volume(source),
             Error::Recovery(source) => of_recovery(source),

@@ -1,6 +1,6 @@
 //! `seawall primary`: a primary daemon, until SIGTERM or SIGINT.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -102,13 +102,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         false => writeln!(out, "primary of {} is up", args.dir.display())?,
     }
     out.flush()?;
-    match args.commands {
-        true => commands::serve(&primary, &events, out)?,
-        false => watch(&primary, &events, out)?,
-    }
+    let served = match args.commands {
+        true => commands::serve(&primary, &events, out),
+        false => watch(&primary, &events, out),
+    };
     primary.shutdown();
     volume.close()?;
-    Ok(Exit::Fine)
+    served.map(|()| Exit::Fine)
 }
 
 /// How the log ended, for people.
@@ -138,14 +138,28 @@ fn options(args: &Args) -> PrimaryOptions {
     }
 }
 
-/// Prints every change of a replica's state until told to stop.
+/// Prints every change of a replica's state until told to stop. A replica that never followed and
+/// says that it is not ours ends the command: it was named wrongly, and nothing else will help.
 fn watch(primary: &Primary, events: &Receiver<Event>, out: &mut dyn Write) -> Result<(), Error> {
-    let mut shown = BTreeMap::new();
+    let (mut shown, mut followed) = (BTreeMap::new(), BTreeSet::new());
     loop {
-        for line in changes(&primary.status(), &mut shown) {
+        let status = primary.status();
+        for line in changes(&status, &mut shown) {
             writeln!(out, "{line}")?;
         }
         out.flush()?;
+        let in_sync = status
+            .replicas
+            .iter()
+            .filter(|replica| replica.state == "in_sync");
+        followed.extend(in_sync.map(|replica| replica.id.clone()));
+        let wrong = status.replicas.iter().find(|replica| replica.misassigned);
+        if let Some(replica) = wrong.filter(|replica| !followed.contains(&replica.id)) {
+            return Err(Error::Misassigned {
+                replica: replica.id.clone(),
+                cause: replica.cause.clone().unwrap_or_default(),
+            });
+        }
         match events.recv_timeout(LOOK) {
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Ok(Event::Line(_) | Event::EndOfInput) | Err(RecvTimeoutError::Timeout) => {}

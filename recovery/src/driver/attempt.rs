@@ -60,6 +60,7 @@ pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId) {
             core.orchestrator.asked(replica, now);
             let extra = core.extras.entry(replica.clone()).or_default();
             extra.cause = Some(error.to_string());
+            extra.misassigned = error.is_misassigned();
             extra.chunks = None;
             Ok(extra.live.take().is_some())
         });

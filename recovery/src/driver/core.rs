@@ -28,6 +28,8 @@ pub(super) struct Extra {
     pub(super) address: String,
     /// Why the last session, stream or dial ended.
     pub(super) cause: Option<String>,
+    /// It refused because it is not the replica that it was assigned as.
+    pub(super) misassigned: bool,
     /// Chunks done and to do.
     pub(super) chunks: Option<(u64, u64)>,
     /// Last durable LSN that it reported.

@@ -522,6 +522,7 @@ fn replica_status(extra: &Extra, sender: SenderView) -> ReplicaStatus {
         shipped: shipped.map(Lsn::get),
         needs_rebuild: sender.needs_rebuild,
         cause: extra.cause.clone(),
+        misassigned: extra.misassigned,
         chunks: extra.chunks,
     }
 }

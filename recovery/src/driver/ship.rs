@@ -132,6 +132,7 @@ impl Attempt<'_> {
         self.talk.send(Body::InSync { lsn: at })?;
         self.shared.set_extra(self.replica, |extra| {
             extra.cause = None;
+            extra.misassigned = false;
             extra.chunks = None;
             extra.live = Some(self.session);
         });
