@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use seawall_wal::{
-    Corrupt, Frontiers, Gap, Inspected, LsnRange, Meta, ScanEnd, SegmentInfo, SegmentState,
+    Corrupt, Frontiers, Gap, Inspected, Lsn, LsnRange, Meta, ScanEnd, SegmentInfo, SegmentState,
     inspect_segment,
 };
 
@@ -25,7 +25,7 @@ pub struct DamageFound {
     /// Byte offset in it.
     pub offset: u64,
     /// Record hit, where known.
-    pub lsn: Option<seawall_wal::Lsn>,
+    pub lsn: Option<Lsn>,
     /// Block hit and number of blocks, where known.
     pub blocks: Option<(u64, u64)>,
     /// What is wrong, for people.
@@ -147,12 +147,14 @@ impl Look<'_> {
         let path = self.volume.dir.join("wal").join(&info.name);
         let mut damage: Vec<DamageFound> = Vec::new();
         let (mut records, mut ours) = (0, true);
+        let (mut end, mut last) = (0, None);
         let result = inspect_segment(&self.volume.disk, &path, &mut |found| match found {
             // Reused by its live owner since we looked.
             Inspected::Segment { generation, .. } => ours = generation == info.generation,
             Inspected::Damage(corrupt) => damage.push(found_in(corrupt)),
             Inspected::Record { header, sum_ok, .. } => {
                 records += 1;
+                last = Some(header.lsn);
                 let hit = damage
                     .last_mut()
                     .filter(|last| last.lsn == Some(header.lsn));
@@ -160,8 +162,9 @@ impl Look<'_> {
                     hit.blocks = Some((header.lba.0, header.blocks.into()));
                 }
             }
-            Inspected::Frame { .. } => {}
+            Inspected::Frame { offset, bytes, .. } => end = offset + bytes,
         });
+        let looked_through = result.is_ok();
         match result {
             Err(seawall_wal::Error::Corrupt(corrupt)) => damage.push(found_in(&corrupt)),
             Err(error) => damage.push(DamageFound {
@@ -177,7 +180,27 @@ impl Look<'_> {
             self.report.records += records;
             // What lies behind the last frame is a torn tail or a live writer's, not damage (L2).
             damage.retain(|found| found.offset < info.bytes);
+            if looked_through && end < info.bytes && damage.iter().all(|found| found.offset < end) {
+                damage.push(self.cut_short(info, end, last));
+            }
             damage.into_iter().for_each(|found| self.note(found));
+        }
+    }
+
+    /// The sealed index knows of frames behind the last one that is there (D15).
+    fn cut_short(&self, info: &SegmentInfo, end: u64, last: Option<Lsn>) -> DamageFound {
+        let first_missing = match (last, info.lsns) {
+            (None, lsns) => lsns.map(|(first, _)| first),
+            (Some(last), Some((_, due))) if last < due => Some(last.next()),
+            // Only frames without records are gone.
+            (Some(_), _) => None,
+        };
+        DamageFound {
+            file: self.volume.dir.join("wal").join(&info.name),
+            offset: end.max(4096),
+            lsn: first_missing,
+            blocks: None,
+            what: format!("frames end at {end} of {} bytes", info.bytes),
         }
     }
 

@@ -10,7 +10,7 @@ use seawall::wal::disk::{Disk, FileDisk};
 use serde_json::Value;
 
 use super::{arg, create};
-use crate::harness::{nbdkit_plugin, run, scratch, seawall, wal_dump};
+use crate::harness::{Random, nbdkit_plugin, run, scratch, seawall, wal_dump, write_file};
 
 const BLOCK: usize = 4096;
 const RECORDS: u8 = 6;
@@ -159,4 +159,92 @@ fn is_not_read(volume: &str, image: &Path) {
         Some(0),
         "nbdkit served a damaged volume as good"
     );
+}
+
+/// A volume whose log fills several segments, cleanly closed.
+fn long_log(dir: &Path) -> String {
+    let (volume, image) = (arg(dir, "vol"), arg(dir, "in.img"));
+    create(&volume, "4M");
+    write_file(image.as_ref(), &Random::new(4).bytes(3 << 20));
+    seawall(&["import", &volume, &image]).ok();
+    seawall(&["checkpoint", &volume]).ok();
+    volume
+}
+
+/// The segment file of the record in the middle of the log.
+fn middle_segment(volume: &str) -> PathBuf {
+    let records = records(volume);
+    file_of(volume, &records[records.len() / 2])
+}
+
+/// `verify` exits 1 and names `file`.
+fn is_accused(volume: &str, file: &Path) {
+    let found = seawall(&["verify", volume, "--json"]);
+    assert_eq!(found.code, Some(1), "{found:#?}");
+    let report = found.json();
+    let named = |d: &Value| d["file"] == file.to_str().unwrap();
+    let damage = report["damage"].as_array().unwrap();
+    assert!(damage.iter().any(named), "{}: {report:#}", file.display());
+}
+
+#[test]
+fn a_sealed_segment_that_lost_its_frames_is_damage_although_its_index_is_whole() {
+    let dir = scratch();
+    let volume = long_log(dir.path());
+    let file = middle_segment(&volume);
+    let sound = std::fs::read(&file).unwrap();
+    for keep in [4096, 5000] {
+        std::fs::write(&file, &sound[..keep]).unwrap();
+        is_accused(&volume, &file);
+        let mut zeroed = sound.clone();
+        zeroed[keep.next_multiple_of(4096)..].fill(0);
+        std::fs::write(&file, zeroed).unwrap();
+        is_accused(&volume, &file);
+    }
+    std::fs::write(&file, sound).unwrap();
+    seawall(&["verify", &volume]).ok();
+}
+
+#[test]
+fn the_first_segment_is_missed() {
+    let dir = scratch();
+    let volume = long_log(dir.path());
+    std::fs::remove_file(file_of(&volume, &records(&volume)[0])).unwrap();
+    assert_eq!(seawall(&["verify", &volume]).code, Some(1));
+    let dumped = wal_dump(&[&volume, "--verify"]);
+    assert_eq!(dumped.code, Some(1), "{dumped:#?}");
+    assert!(dumped.stdout.contains("LSN 1:"), "{dumped:#?}");
+}
+
+#[test]
+fn a_file_of_the_base_that_is_gone_or_too_short_is_damage() {
+    let dir = scratch();
+    let volume = long_log(dir.path());
+    for name in ["image", "sums"] {
+        let file = Path::new(&volume).join("base/1").join(name);
+        let sound = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &sound[..sound.len() / 2]).unwrap();
+        is_accused(&volume, &file);
+        std::fs::remove_file(&file).unwrap();
+        is_accused(&volume, &file);
+        std::fs::write(&file, sound).unwrap();
+    }
+    seawall(&["verify", &volume]).ok();
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_segment_keeps_nobody_waiting() {
+    let dir = scratch();
+    let volume = long_log(dir.path());
+    let file = middle_segment(&volume);
+    std::fs::remove_file(&file).unwrap();
+    run("mkfifo", &[&file]).ok();
+    let within = |program: &str, arguments: &[&str]| {
+        let program = crate::harness::program(program);
+        let mut call = vec!["10", program.to_str().unwrap()];
+        call.extend(arguments);
+        run("timeout", &call).code
+    };
+    assert_eq!(within("seawall", &["verify", &volume]), Some(1));
+    assert_ne!(within("wal-dump", &[&volume, "--verify"]), Some(124));
 }
