@@ -82,7 +82,7 @@ impl Judge {
                 expected: due,
                 found: sequence,
             };
-            self.suspect(path, offset, None, what);
+            self.suspect(path, offset, self.next_sequence, None, what);
         }
         self.next_sequence = Some(sequence + 1);
         self.last = Some((path.into(), offset));
@@ -104,7 +104,8 @@ impl Judge {
 
     /// A record of the last frame.
     pub(crate) fn record(&mut self, path: &Path, offset: u64, lsn: Lsn) {
-        let due = self.next_lsn;
+        // Retired segments lie in front of what was reclaimed: there nothing is due.
+        let due = self.next_lsn.map(|next| next.max(self.known.tail.next()));
         for suspect in &mut self.suspects {
             // A header page goes with the record behind it; a place of unknown LSN in front of the
             // first frame can at most miss what precedes that record.
@@ -120,7 +121,9 @@ impl Judge {
                 expected,
                 found: lsn,
             };
-            self.suspect(path, offset, Some(expected), what);
+            // The gap lies before the frame of this record, so no later frame excuses it.
+            let sequence = self.next_sequence.map(|next| next - 1);
+            self.suspect(path, offset, sequence, Some(expected), what);
         }
         self.next_lsn = Some(lsn.next());
     }
@@ -162,7 +165,14 @@ impl Judge {
         self.headless.push(at.clone());
     }
 
-    fn suspect(&mut self, path: &Path, offset: u64, lsn: Option<Lsn>, what: Damage) {
+    fn suspect(
+        &mut self,
+        path: &Path,
+        offset: u64,
+        sequence: Option<u64>,
+        lsn: Option<Lsn>,
+        what: Damage,
+    ) {
         let at = Corrupt {
             path: path.into(),
             offset,
@@ -170,7 +180,7 @@ impl Judge {
             what,
         };
         self.suspects.push(Suspect {
-            sequence: self.next_sequence,
+            sequence,
             first: lsn.or(self.next_lsn),
             at,
         });
@@ -223,7 +233,7 @@ impl Judge {
             && let Some((path, offset)) = self.last.take()
         {
             let first = self.next_lsn;
-            self.suspect(&path, offset, first, Damage::Missing);
+            self.suspect(&path, offset, self.next_sequence, first, Damage::Missing);
         }
     }
 }
@@ -321,6 +331,31 @@ mod tests {
         let (damage, _) = judge.verdict();
         assert_eq!(damage.len(), 1);
         assert_eq!(damage[0].lsn, Some(lsn(2)));
+    }
+
+    #[test]
+    fn a_missing_first_segment_is_damage_whatever_follows() {
+        let mut judge = Judge::new(known(5, Some(7)));
+        (4..=7).for_each(|number| frame(&mut judge, number, number - 1));
+        let (damage, _) = judge.verdict();
+        assert_eq!((damage.len(), damage[0].lsn), (1, Some(lsn(1))));
+    }
+
+    #[test]
+    fn what_is_missing_above_the_tail_is_damage_behind_a_retired_segment() {
+        let tail = Known {
+            tail: lsn(3),
+            ..known(7, None)
+        };
+        let mut judge = Judge::new(tail);
+        (1..=2).for_each(|number| frame(&mut judge, number, number - 1));
+        (6..=7).for_each(|number| frame(&mut judge, number, number - 1));
+        let (damage, _) = judge.verdict();
+        assert_eq!(damage.first().and_then(|at| at.lsn), Some(lsn(4)));
+        let mut whole = Judge::new(tail);
+        (1..=2).for_each(|number| frame(&mut whole, number, number - 1));
+        (4..=7).for_each(|number| frame(&mut whole, number, number - 1));
+        assert_eq!(whole.verdict(), (vec![], vec![]));
     }
 
     #[test]
