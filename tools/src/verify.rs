@@ -71,15 +71,42 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
 /// # Errors
 /// Everything but damage.
 pub fn read(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Findings, Error> {
-    match read_open(disk, dir) {
-        Err(Error::Volume(seawall_snapshot::Error::Log(WalError::Corrupt(at)))) => Ok(Findings {
-            damage: vec![found(&at)],
-            torn: None,
-            frontiers: None,
-            records: 0,
-            blocks: 0,
-        }),
-        other => other,
+    let error = match read_open(disk, dir) {
+        Err(Error::Volume(seawall_snapshot::Error::Log(error))) => error,
+        other => return other,
+    };
+    let damage = match error {
+        WalError::Corrupt(at) => found(&at),
+        error => found_missing(error, dir)?,
+    };
+    Ok(Findings {
+        damage: vec![damage],
+        torn: None,
+        frontiers: None,
+        records: 0,
+        blocks: 0,
+    })
+}
+
+/// A file that a volume must have, and that is not there or ends too early, is damage.
+fn found_missing(error: WalError, dir: &Path) -> Result<DamageFound, Error> {
+    use std::io::ErrorKind::{NotFound, UnexpectedEof};
+    match &error {
+        WalError::Io {
+            path,
+            offset,
+            source,
+            ..
+        } if path.starts_with(dir) && matches!(source.kind(), NotFound | UnexpectedEof) => {
+            Ok(DamageFound {
+                file: path.clone(),
+                offset: offset.unwrap_or(0),
+                lsn: None,
+                blocks: None,
+                what: source.to_string(),
+            })
+        }
+        _ => Err(error.into()),
     }
 }
 

@@ -11,13 +11,13 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, SeekFrom};
+use rustix::fs::{FlockOperation, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{
@@ -120,7 +120,8 @@ impl FileDisk {
         let mut options = OpenOptions::new();
         options.read(true);
         match mode {
-            OpenMode::Read => {}
+            // Opening a FIFO would wait for a writer; on a regular file the flag means nothing.
+            OpenMode::Read => drop(options.custom_flags(OFlags::NONBLOCK.bits().cast_signed())),
             OpenMode::ReadWrite => drop(options.write(true)),
             OpenMode::CreateNew => drop(options.write(true).create_new(true)),
             OpenMode::CreateOrOpen => drop(options.write(true).create(true)),
@@ -368,7 +369,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn sync_dir(path: &Path) -> io::Result<()> {
-    use rustix::fs::{Mode, OFlags};
+    use rustix::fs::Mode;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty())?;
     File::from(directory).sync_all()
