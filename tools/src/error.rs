@@ -38,7 +38,7 @@ pub enum Error {
         cause: String,
     },
     /// A size that is no multiple of the block size.
-    #[error("--size {bytes} is no multiple of the block size {block}; the next one is {}", bytes.next_multiple_of(*block))]
+    #[error("--size {bytes} is no multiple of the block size {block}; the next one is {}", bytes.checked_next_multiple_of(*block).unwrap_or(bytes - bytes % block))]
     SizeNotMultiple {
         /// The size asked for.
         bytes: u64,

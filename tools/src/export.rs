@@ -32,6 +32,13 @@ pub struct Args {
 /// record below it is damaged. `FILE` is then as it was.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::disk();
+    if disk::list(disk.as_ref(), &args.file).is_ok() {
+        return Err(Error::BadPath {
+            path: args.file.clone(),
+            what: "is a directory",
+            hint: "give the name of the image to write",
+        });
+    }
     let (volume, report) = common::open(&disk, &args.dir, Access::Maintain)?;
     let lsn = target(args, &volume, &report)?;
     let view = volume
@@ -64,13 +71,15 @@ fn write_image(disk: &Arc<dyn Disk>, view: &dyn View, path: &Path) -> Result<u64
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let written = write_part(disk, view, &part);
+    let written = write_part(disk, view, &part).and_then(|data| {
+        disk::rename(disk.as_ref(), &part, path)?;
+        Ok(data)
+    });
     if written.is_err() {
         // OK because the first error is the one to report; the name says what the file is.
         drop(disk::remove(disk.as_ref(), &part));
     }
     let data = written?;
-    disk::rename(disk.as_ref(), &part, path)?;
     disk::sync_dir(disk.as_ref(), common::parent_of(path))?;
     Ok(data)
 }

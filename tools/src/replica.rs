@@ -20,7 +20,7 @@ pub struct Args {
     /// Directory of the volume; a missing or empty one takes what its first primary has
     pub dir: PathBuf,
     /// Stable name of this replica
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub id: String,
     /// host:port to listen on; port 0 picks one and prints it as JSON
     #[arg(long, value_name = "ADDR")]

@@ -109,6 +109,8 @@ fn a_size_that_is_no_multiple_of_the_block_is_refused() {
     seawall(&["create", &volume, "--size", "6144", "--block-size", "4096"]).refused(2, "6144");
     seawall(&["create", &volume, "--size", "1M", "--block-size", "3000"]).refused(2, "3000");
     seawall(&["create", &volume, "--size", "0"]).refused(2, "size");
+    let most = u64::MAX.to_string();
+    seawall(&["create", &volume, "--size", &most]).refused(2, &most);
     assert!(
         !Path::new(&volume).exists(),
         "a refused create left a directory"
@@ -213,4 +215,24 @@ fn unknown_flags_and_commands_are_usage_errors() {
         Some(2)
     );
     assert_eq!(wal_dump::<&str>(&[]).code, Some(2));
+}
+
+#[test]
+fn an_export_onto_a_directory_is_refused_and_leaves_nothing_beside_it() {
+    let dir = scratch();
+    let (volume, there) = (arg(dir.path(), "vol"), arg(dir.path(), "there"));
+    create(&volume, "1M");
+    std::fs::create_dir(&there).unwrap();
+    seawall(&["export", &volume, &there]).refused(2, &there);
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 2, "something was left beside {there}");
+}
+
+#[test]
+fn a_replica_without_a_name_is_refused() {
+    let dir = scratch();
+    let replica = arg(dir.path(), "replica");
+    let call = ["replica", &replica, "--id", "", "--listen", "127.0.0.1:0"];
+    seawall(&call).refused(2, "--id");
+    assert!(!Path::new(&replica).exists());
 }
