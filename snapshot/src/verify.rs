@@ -17,6 +17,9 @@ use crate::section::BaseFacts;
 use crate::sums::Digest;
 use crate::volume::Volume;
 
+/// A segment without a frame ends behind its header page.
+const SEGMENT_HEADER_BYTES: u64 = 4096;
+
 /// One damaged place that `verify` found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamageFound {
@@ -147,7 +150,7 @@ impl Look<'_> {
         let path = self.volume.dir.join("wal").join(&info.name);
         let mut damage: Vec<DamageFound> = Vec::new();
         let (mut records, mut ours) = (0, true);
-        let (mut end, mut last) = (0, None);
+        let (mut end, mut last) = (SEGMENT_HEADER_BYTES, None);
         let result = inspect_segment(&self.volume.disk, &path, &mut |found| match found {
             // Reused by its live owner since we looked.
             Inspected::Segment { generation, .. } => ours = generation == info.generation,
@@ -197,7 +200,7 @@ impl Look<'_> {
         };
         DamageFound {
             file: self.volume.dir.join("wal").join(&info.name),
-            offset: end.max(4096),
+            offset: end,
             lsn: first_missing,
             blocks: None,
             what: format!("frames end at {end} of {} bytes", info.bytes),
