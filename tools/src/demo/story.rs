@@ -208,7 +208,13 @@ impl Cast<'_> {
         let started = edge::now();
         let before = number(&greeting["committed"]);
         let committed = number(&self.ask("flush")?["committed"]);
-        let status = self.status()?;
+        // D1: the quorum may have it before the last replica was asked for what it holds.
+        let mut status = self.status()?;
+        let patience = Duration::from_millis(RECOVERY_MILLISECONDS);
+        while status["confirmed"] != true && started.elapsed() < patience {
+            edge::pause(Duration::from_millis(5));
+            status = self.status()?;
+        }
         let confirmed = status["confirmed"] == true;
         self.head = number(&status["head"]);
         self.show(Step {
