@@ -13,6 +13,7 @@ use crate::budget::Tracker;
 use crate::failure::{DigestOf, Failure, Invalidation};
 use crate::id::Tick;
 use crate::outcome::Source;
+use crate::session::{converged, forward};
 
 /// Phase of a rebuild.
 ///
@@ -318,7 +319,7 @@ impl Rebuild {
                 },
                 Event::BaseVerified(manifest),
             ) => {
-                reached(*through, source.snapshot().unwrap_or(source.target))?;
+                converged(*through, source.snapshot().unwrap_or(source.target))?;
                 match manifest.check(DigestOf::Manifest) {
                     Ok(()) => Phase::Transfer {
                         source: *source,
@@ -341,7 +342,7 @@ impl Rebuild {
                 let Some(base) = source.snapshot() else {
                     return Err(self.wrong_phase(step));
                 };
-                reached(*through, base)?;
+                converged(*through, base)?;
                 verified(*base_verified)?;
                 Phase::Tail {
                     source: *source,
@@ -369,7 +370,7 @@ impl Rebuild {
                 if source.snapshot().is_some() {
                     return Err(self.wrong_phase(step));
                 }
-                reached(*through, source.target)?;
+                converged(*through, source.target)?;
                 verified(*base_verified)?;
                 let at = source.target;
                 match state.check(DigestOf::State) {
@@ -378,7 +379,7 @@ impl Rebuild {
                 }
             }
             (Phase::Tail { source, applied }, Event::Complete(state)) => {
-                reached(*applied, source.target)?;
+                converged(*applied, source.target)?;
                 let at = source.target;
                 match state.check(DigestOf::State) {
                     Ok(()) => Phase::Completed { at },
@@ -466,23 +467,6 @@ impl Phase {
             | Phase::Tail { source, .. } => Some(*source),
             Phase::Init | Phase::Completed { .. } | Phase::Aborted(_) => None,
         }
-    }
-}
-
-fn forward(lsn: Lsn, reached: Lsn, target: Lsn) -> Result<(), Failure> {
-    if lsn <= reached {
-        return Err(Failure::NoProgress { lsn, reached });
-    }
-    if lsn > target {
-        return Err(Failure::BeyondTarget { lsn, target });
-    }
-    Ok(())
-}
-
-fn reached(reached: Lsn, target: Lsn) -> Result<(), Failure> {
-    match reached >= target {
-        true => Ok(()),
-        false => Err(Failure::NotConverged { reached, target }),
     }
 }
 

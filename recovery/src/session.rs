@@ -504,7 +504,8 @@ fn recorded(truncation: Truncation, lsn: Lsn) -> Result<Truncation, Failure> {
     }
 }
 
-fn forward(lsn: Lsn, reached: Lsn, target: Lsn) -> Result<(), Failure> {
+/// Progress moves up, and not beyond the frozen target.
+pub(crate) fn forward(lsn: Lsn, reached: Lsn, target: Lsn) -> Result<(), Failure> {
     if lsn <= reached {
         return Err(Failure::NoProgress { lsn, reached });
     }
@@ -514,7 +515,8 @@ fn forward(lsn: Lsn, reached: Lsn, target: Lsn) -> Result<(), Failure> {
     Ok(())
 }
 
-fn converged(reached: Lsn, target: Lsn) -> Result<(), Failure> {
+/// The frozen target is reached.
+pub(crate) fn converged(reached: Lsn, target: Lsn) -> Result<(), Failure> {
     match reached >= target {
         true => Ok(()),
         false => Err(Failure::NotConverged { reached, target }),

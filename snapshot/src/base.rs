@@ -209,19 +209,6 @@ impl Pinned {
         }
     }
 
-    fn over(&self, lba: u64, version: Version, out: &mut [u8]) -> Result<(), Error> {
-        match version.content {
-            Content::Payload { first } => {
-                let block = u32::try_from(lba - first).expect("a record has 32-bit counts");
-                Ok(self.log.read_blocks(version.lsn, block, out)?)
-            }
-            Content::Zeros | Content::Hole => {
-                out.fill(0);
-                Ok(())
-            }
-        }
-    }
-
     fn read_blocks(&self, lba: u64, out: &mut [u8]) -> Result<(), Error> {
         let size = self.geometry.block_size.bytes_usize();
         let end = lba + (out.len() / size) as u64;
@@ -229,7 +216,7 @@ impl Pinned {
             let first = to_usize(piece.start - lba) * size;
             let part = &mut out[first..first + to_usize(piece.end - piece.start) * size];
             match version {
-                Some(version) => self.over(piece.start, version, part)?,
+                Some(version) => version.read(&self.log, piece.start, part)?,
                 None => self.under(piece.start, part)?,
             }
         }

@@ -1,7 +1,8 @@
 //! Block index: which record holds the newest version of a range of blocks.
 
-use seawall_wal::{Lsn, Record, RecordKind, RecordPlace};
+use seawall_wal::{Log, Lsn, Record, RecordKind, RecordPlace};
 
+use crate::error::Error;
 use crate::rangemap::RangeMap;
 
 /// Where the newest version of a range of blocks lies.
@@ -11,6 +12,22 @@ pub(crate) struct Version {
     pub(crate) lsn: Lsn,
     /// What the record says about the blocks.
     pub(crate) content: Content,
+}
+
+impl Version {
+    /// Reads blocks from `lba` on, all of which have this version.
+    pub(crate) fn read(&self, log: &Log, lba: u64, out: &mut [u8]) -> Result<(), Error> {
+        match self.content {
+            Content::Payload { first } => {
+                let block = u32::try_from(lba - first).expect("a record has 32-bit counts");
+                Ok(log.read_blocks(self.lsn, block, out)?)
+            }
+            Content::Zeros | Content::Hole => {
+                out.fill(0);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// What a record says about its blocks.

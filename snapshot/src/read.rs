@@ -82,7 +82,7 @@ impl Volume {
             let first = to_usize(piece.start - range.start) * size;
             let part = &mut out[first..first + to_usize(piece.end - piece.start) * size];
             match version {
-                Some(version) => self.read_version(piece.start, version, part)?,
+                Some(version) => version.read(&self.log, piece.start, part)?,
                 None => {
                     if !self.read_image(piece.start, lookup.captures, part)? {
                         return Ok(false);
@@ -91,19 +91,6 @@ impl Volume {
             }
         }
         Ok(true)
-    }
-
-    fn read_version(&self, lba: u64, version: Version, out: &mut [u8]) -> Result<(), Error> {
-        match version.content {
-            Content::Payload { first } => {
-                let block = u32::try_from(lba - first).expect("a record has 32-bit counts");
-                Ok(self.log.read_blocks(version.lsn, block, out)?)
-            }
-            Content::Zeros | Content::Hole => {
-                out.fill(0);
-                Ok(())
-            }
-        }
     }
 
     fn read_image(&self, lba: u64, captures: u64, out: &mut [u8]) -> Result<bool, Error> {

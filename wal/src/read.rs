@@ -98,7 +98,7 @@ impl Log {
         }
         let (header, bytes, payload_at) = self.read_stored(lsn)?;
         let payload = Arc::new(Buffer::copy_of(&bytes[payload_at..]));
-        Record::verified(header, payload).map_err(|_| Error::Hole { lsn })
+        Ok(Record::checked(header, payload))
     }
 
     /// Copies blocks out of the payload of write record `lsn`: `out.len()` bytes from block
@@ -112,23 +112,17 @@ impl Log {
             what: "blocks outside the record",
             value: first.into(),
         };
-        let pending = self
-            .state()
-            .pending
-            .get(&lsn)
-            .map(|record| Arc::clone(record.payload()));
-        let (bytes, payload_at) = match &pending {
-            Some(payload) => (payload.as_ref(), 0),
-            None => {
-                let (_, bytes, payload_at) = self.read_stored(lsn)?;
-                let part = bytes.get(payload_at + from..payload_at + from + out.len());
-                out.copy_from_slice(part.ok_or(outside)?);
-                return Ok(());
-            }
+        let copy = |payload: &[u8]| {
+            let part = payload.get(from..from + out.len()).ok_or(outside)?;
+            out.copy_from_slice(part);
+            Ok(())
         };
-        let part = bytes.get(payload_at + from..payload_at + from + out.len());
-        out.copy_from_slice(part.ok_or(outside)?);
-        Ok(())
+        let pending = self.state().pending.get(&lsn).cloned();
+        if let Some(record) = pending {
+            return copy(record.payload());
+        }
+        let (_, bytes, payload_at) = self.read_stored(lsn)?;
+        copy(&bytes[payload_at..])
     }
 
     /// Header and payload of a record on disk, verified: the bytes read, and where in them the
