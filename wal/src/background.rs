@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::Error;
 use crate::disk;
 use crate::frame::FrameKind;
-use crate::index::{self, Summary};
+use crate::index::{self, Scanned};
 use crate::log::Log;
 use crate::retention::reclaim_floor;
-use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, SegmentHeader, file_name};
+use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, file_name};
+use crate::walk::{Link, Segment};
 
 /// Prepared segments kept ready.
 const READY_MAX: usize = 1;
@@ -73,43 +74,42 @@ impl Log {
                 None => return Ok(false),
             }
         };
-        let summary = self.read_back(&file)?;
-        match &summary {
-            Some(summary) => index::write(&self.disk, &file, self.ids.log, summary)?,
-            None => tracing::error!(
-                segment = %file.path().display(),
-                "a sealed segment does not read back whole; run seawall verify"
-            ),
-        }
+        let index = match self.read_back(&file)? {
+            Some(scanned) => Some(index::write(&self.disk, &file, self.ids.log, &scanned)?),
+            None => {
+                tracing::error!(
+                    segment = %file.path().display(),
+                    "a sealed segment does not read back whole; run seawall verify"
+                );
+                None
+            }
+        };
         let mut state = self.state();
-        let segments = state.segments.iter_mut();
-        for segment in segments.filter(|segment| segment.file.generation == file.generation) {
+        let ours = |segment: &&mut Segment| segment.file.generation == file.generation;
+        if let Some(segment) = state.segments.iter_mut().find(ours) {
             segment.indexed = true;
+            index.map(|index| segment.entries.settle(index));
         }
         Ok(true)
     }
 
     /// Everything in a sealed segment, or `None` when a byte of it is not as it was written.
-    fn read_back(&self, file: &SegmentFile) -> Result<Option<Summary>, Error> {
-        let identity = SegmentHeader {
-            volume: self.ids.volume,
-            log: self.ids.log,
-            generation: file.generation,
-            segment_bytes: self.ids.geometry.segment_bytes,
-        };
-        let mut scanner = Scanner::new(&file.file, identity)?;
-        let mut summary: Option<Summary> = None;
+    fn read_back(&self, file: &SegmentFile) -> Result<Option<Scanned>, Error> {
+        let mut scanner = Scanner::new(&file.file, self.identity(file.generation))?;
+        let mut scanned: Option<Scanned> = None;
+        let mut link: Option<Link> = None;
         let mut at = FIRST_FRAME_AT;
         while let Ok(frame) = scanner.frame_at(at) {
-            if !frame.is_whole() {
+            if !frame.is_whole() || link.is_some_and(|link| !link.leads_to(&frame.header)) {
                 return Ok(None);
             }
-            summary
-                .get_or_insert_with(|| Summary::begin(&frame))
+            link = Some(Link::behind(&frame));
+            scanned
+                .get_or_insert_with(|| Scanned::begin(&frame))
                 .push(&frame);
             at += frame.header.frame_bytes as u64;
             if frame.header.kind == FrameKind::Seal {
-                return Ok(summary);
+                return Ok(scanned);
             }
         }
         Ok(None)

@@ -207,10 +207,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
         false
     }
 
-    /// A read-only view of `[0, length)` of a file that nobody writes any more, where the backend
-    /// can map files (D23).
-    fn map(&self, file: FileId, length: u64) -> Option<MappedFile> {
-        let _ = (file, length);
+    /// A read-only view of `length` bytes at `offset` of a file that nobody writes any more, where
+    /// the backend can map files (D23).
+    fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
+        let _ = (file, offset, length);
         None
     }
 }
@@ -545,10 +545,10 @@ impl File {
             .map(drop)
     }
 
-    /// A read-only view of the first `length` bytes, where the backend can map files (D23).
+    /// A read-only view of `length` bytes at `offset`, where the backend can map files (D23).
     #[must_use]
-    pub fn map(&self, length: u64) -> Option<MappedFile> {
-        self.disk.map(self.id, length)
+    pub fn map(&self, offset: u64, length: usize) -> Option<MappedFile> {
+        self.disk.map(self.id, offset, length)
     }
 }
 

@@ -120,6 +120,7 @@ mod crash_tests;
 mod damage_tests;
 pub mod disk;
 mod edge;
+mod entries;
 mod error;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
@@ -138,6 +139,7 @@ mod record;
 mod replay;
 mod report;
 mod retention;
+mod scan;
 mod segment;
 mod state;
 #[cfg(test)]

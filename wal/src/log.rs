@@ -11,7 +11,7 @@ use crate::meta::Meta;
 use crate::replay::{Verdict, verdict};
 use crate::report::{Frontiers, ReplayReport, ScanEnd, SegmentInfo, SegmentState};
 use crate::retention::{PinInfo, PinKind, WalPin, check_pin};
-use crate::segment::file_name;
+use crate::segment::{SegmentHeader, file_name};
 use crate::state::{State, chain};
 use crate::walk::Place;
 use crate::{Error, Lineage, Lsn, edge};
@@ -158,6 +158,16 @@ impl Log {
         Ok(())
     }
 
+    /// What a segment of this log says of itself in the life of that generation.
+    pub(crate) fn identity(&self, generation: u64) -> SegmentHeader {
+        SegmentHeader {
+            volume: self.ids.volume,
+            log: self.ids.log,
+            generation,
+            segment_bytes: self.ids.geometry.segment_bytes,
+        }
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // OK because a panic under the lock is an assertion of ours: frontiers move behind it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -294,11 +304,7 @@ impl Log {
                     true => SegmentState::Active,
                     false => SegmentState::Sealed,
                 },
-                lsns: segment
-                    .entries
-                    .first()
-                    .zip(segment.entries.last())
-                    .map(|(a, b)| (a.lsn, b.lsn)),
+                lsns: segment.entries.first().zip(segment.entries.last()),
                 bytes: segment.end,
             });
         let free = |slot, generation| SegmentInfo {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::entries::Entries;
 use crate::frame::FrameKind;
-use crate::index::Summary;
+use crate::index::entries_of;
 use crate::report::{Loss, LossReport};
 use crate::walk::{Island, Segment, Walk, drop_above};
 use crate::{Corrupt, Damage, Lsn, LsnRange};
@@ -78,25 +79,25 @@ impl Walk {
         if header.after > *head {
             places.push(self.loss_at_stop(LsnRange::new(*head, header.after)));
         }
-        let mut summary = Summary::begin(&island.frame);
-        summary.push(&island.frame);
-        self.records += summary.entries.len() as u64;
-        *head = summary.through;
+        let entries: Vec<_> = entries_of(&island.frame).collect();
+        self.records += entries.len() as u64;
+        *head = header.last();
+        let (through, end) = (*head, island.end());
         let same = self
             .segments
             .last_mut()
             .filter(|last| Arc::ptr_eq(&last.file, &island.file));
         match same {
             Some(last) => {
-                last.entries.extend(summary.entries);
-                last.through = summary.through;
-                last.end = summary.end;
+                last.entries.extend(entries);
+                last.through = through;
+                last.end = end;
             }
             None => self.segments.push(Segment {
                 file: Arc::clone(&island.file),
-                entries: summary.entries,
-                through: summary.through,
-                end: summary.end,
+                entries: Entries::from(entries),
+                through,
+                end,
                 sealed: false,
                 indexed: false,
             }),

@@ -223,6 +223,37 @@ impl RecordHeader {
     }
 }
 
+impl RecordHeader {
+    /// Decodes a header and checks it and its payload against the sum, over the bytes as they lie.
+    ///
+    /// # Errors
+    /// As [`RecordHeader::decode`] and [`RecordHeader::verify`].
+    pub(crate) fn decode_verified(
+        bytes: &[u8; RecordHeader::BYTES],
+        payload: &[u8],
+    ) -> Result<RecordHeader, Damage> {
+        let header = RecordHeader::decode(bytes)?;
+        if payload.len() != header.payload_bytes() {
+            return Err(Damage::Length {
+                found: payload.len() as u64,
+            });
+        }
+        let mut summed = *bytes;
+        summed[Self::SUM_AT..Self::KIND_AT].fill(0);
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&summed);
+        hasher.update(payload);
+        let found = hasher.finalize();
+        match found == header.sum {
+            true => Ok(header),
+            false => Err(Damage::Checksum {
+                expected: header.sum,
+                found,
+            }),
+        }
+    }
+}
+
 /// A record whose sum was checked or computed by us.
 #[derive(Clone, Debug)]
 pub struct Record {

@@ -1,11 +1,11 @@
 //! One log file: its name and header, preparing it, and reading what lies in it frame by frame.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use crate::disk::{Buffer, Disk, File, MappedFile, OpenMode};
+use crate::disk::{Buffer, Disk, File, OpenMode};
 use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader};
 use crate::record::RecordHeader;
 use crate::{Damage, Error, LogId, VolumeId};
@@ -118,7 +118,6 @@ pub(crate) struct SegmentFile {
     pub(crate) slot: u32,
     pub(crate) generation: u64,
     pub(crate) file: Arc<File>,
-    map: OnceLock<Option<MappedFile>>,
 }
 
 impl SegmentFile {
@@ -127,7 +126,6 @@ impl SegmentFile {
             slot,
             generation,
             file,
-            map: OnceLock::new(),
         }
     }
 
@@ -177,28 +175,6 @@ impl SegmentFile {
         file.write_bytes(0, header.encode())?;
         file.sync()?;
         Ok(SegmentFile::new(slot, header.generation, Arc::new(file)))
-    }
-
-    /// Reads bytes of the file; of a sealed one through the map, once the range is populated (D23).
-    pub(crate) fn read(&self, offset: u64, length: usize, sealed: bool) -> Result<Buffer, Error> {
-        if sealed && let Some(bytes) = self.mapped(offset, length) {
-            return Ok(Buffer::copy_of(bytes));
-        }
-        self.file.read_exact(offset, length)
-    }
-
-    fn mapped(&self, offset: u64, length: usize) -> Option<&[u8]> {
-        let map = self
-            .map
-            .get_or_init(|| self.file.map(self.file.length().ok()?));
-        let map = map.as_ref()?;
-        let start = usize::try_from(offset).ok()?;
-        let range = start..start.checked_add(length)?;
-        if map.populate(range.clone()) {
-            map.bytes(range)
-        } else {
-            None
-        }
     }
 }
 

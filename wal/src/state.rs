@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::index::Entry;
+use crate::entries::{Entries, Source};
 use crate::record::Record;
 use crate::report::{Frontiers, Gap, ReplayReport, ScanEnd};
 use crate::retention::Registry;
 use crate::segment::SegmentFile;
 use crate::walk::{Link, Segment, Slots, Walk};
-use crate::{Epoch, Error, Incarnation, Lineage, Lsn, LsnRange};
+use crate::{Damage, Epoch, Error, Incarnation, Lineage, Lsn, LsnRange};
 
 /// Everything that changes, under one lock that is never held across I/O.
 #[derive(Debug)]
@@ -51,6 +51,18 @@ pub(crate) struct State {
     pub(crate) reclaim_wanted: Lsn,
 }
 
+/// Records of one segment, one behind the other, and what is needed to read them without the lock.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) file: Arc<SegmentFile>,
+    /// Nobody writes the file any more, as long as somebody holds it.
+    pub(crate) sealed: bool,
+    /// Offset behind the last frame.
+    pub(crate) end: u64,
+    pub(crate) lsns: LsnRange,
+    pub(crate) source: Source,
+}
+
 impl State {
     /// The last segment, where appends go.
     pub(crate) fn active(&mut self) -> &mut Segment {
@@ -66,7 +78,7 @@ impl State {
             .iter()
             .find_map(|segment| segment.entries.first());
         let pending = self.pending.keys().next().copied();
-        let first = stored.map(|entry| entry.lsn).or(pending);
+        let first = stored.or(pending);
         let first = first.unwrap_or_else(|| self.frontiers.head.next());
         let damaged = self.damage.keys().next().copied();
         damaged.map_or(first, |damaged| damaged.min(first))
@@ -77,16 +89,64 @@ impl State {
         self.frontiers.tail.next().max(self.first_on_disk())
     }
 
-    pub(crate) fn find(&self, lsn: Lsn) -> Option<(&Segment, Entry)> {
+    /// Where the records of `range` lie: of its first one, and of those behind it in the same
+    /// segment without a gap.
+    ///
+    /// # Errors
+    /// [`Error::Hole`] when the first is not on disk, [`Error::Corrupt`] when it was.
+    pub(crate) fn find(&self, range: LsnRange) -> Result<Found, Error> {
         let index = self
             .segments
-            .partition_point(|segment| segment.through < lsn);
-        let segment = self.segments.get(index)?;
-        let at = segment
-            .entries
-            .binary_search_by_key(&lsn, |entry| entry.lsn)
-            .ok()?;
-        Some((segment, segment.entries[at]))
+            .partition_point(|segment| segment.through <= range.after);
+        let segment = self.segments.get(index);
+        let part = segment.and_then(|segment| Some((segment, segment.entries.part(range)?)));
+        let Some((segment, part)) = part else {
+            let lsn = range.after.next();
+            return Err(match (self.damage.get(&lsn), segment) {
+                (Some(false), Some(segment)) => {
+                    Error::corrupt(segment.file.path(), 0, Some(lsn), Damage::Missing)
+                }
+                _ => Error::Hole { lsn },
+            });
+        };
+        Ok(Found {
+            file: Arc::clone(&segment.file),
+            // A seal in the last segment may not be durable yet.
+            sealed: segment.sealed && index + 1 < self.segments.len(),
+            end: segment.end,
+            lsns: part,
+            source: segment.entries.source(part),
+        })
+    }
+
+    /// Refuses an LSN that cannot be read: gone, or not there yet.
+    pub(crate) fn check_retained(&self, lsn: Lsn) -> Result<(), Error> {
+        let first = self.first_retained();
+        if lsn < first {
+            return Err(Error::Reclaimed {
+                after: lsn.before(),
+                tail: first.before(),
+            });
+        }
+        if lsn > self.frontiers.head {
+            return Err(Error::BeyondHead {
+                through: lsn,
+                head: self.frontiers.head,
+            });
+        }
+        Ok(())
+    }
+
+    /// The first records of `range` if they wait to be written, `most` at most.
+    pub(crate) fn queued(&self, range: LsnRange, most: usize) -> Vec<Record> {
+        if range.after < self.written || range.is_empty() {
+            return Vec::new();
+        }
+        let queued = self.pending.range(range.after.next()..=range.through);
+        queued
+            .take(most)
+            .map(|(_, record)| record.clone())
+            .collect()
     }
 
     /// Every change of a frontier passes through here; one that would break the chain is not made
@@ -169,24 +229,17 @@ impl State {
         let first = self
             .segments
             .partition_point(|segment| segment.through <= range.after);
-        for segment in &self.segments[first..] {
-            let from = segment
-                .entries
-                .partition_point(|entry| entry.lsn < expected);
-            let to = segment
-                .entries
-                .partition_point(|entry| entry.lsn <= range.through);
-            let part = &segment.entries[from..to.max(from)];
-            let (Some(head), Some(last)) = (part.first(), part.last()) else {
+        let runs = self.segments[first..]
+            .iter()
+            .flat_map(|segment| segment.entries.runs());
+        for run in runs {
+            if run.through < expected {
                 continue;
-            };
-            let dense = last.lsn.get() - head.lsn.get() + 1 == part.len() as u64;
-            if head.lsn != expected || !dense {
-                let lsns = part.iter().map(|entry| entry.lsn);
-                let odd = lsns.zip(LsnRange::new(expected.before(), last.lsn).iter());
-                return odd.skip_while(|(a, b)| a == b).map(|(_, b)| b).next();
             }
-            expected = last.lsn.next();
+            if run.after >= expected || expected > range.through {
+                break;
+            }
+            expected = run.through.next();
         }
         // Records without a place yet are dense behind what is written.
         let queued = self.written.next();
@@ -286,7 +339,7 @@ impl State {
         );
         self.segments.push(Segment {
             file,
-            entries: Vec::new(),
+            entries: Entries::default(),
             through: self.written,
             end: crate::segment::FIRST_FRAME_AT,
             sealed: false,

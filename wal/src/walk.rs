@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::{self, Disk, File, OpenMode};
+use crate::entries::Entries;
 use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader, FrameKind};
-use crate::index::{self, Entry, Summary};
+use crate::index::{self, Scanned, Summary};
 use crate::replay::Facts;
 use crate::report::Loss;
 use crate::segment::{FIRST_FRAME_AT, FoundFrame, Scanner, SegmentFile, SegmentHeader, slot_of};
@@ -17,8 +18,8 @@ use crate::{Corrupt, Damage, Error, Lsn, LsnRange, MetaContents};
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) file: Arc<SegmentFile>,
-    /// Retained records, by LSN.
-    pub(crate) entries: Vec<Entry>,
+    /// Retained records.
+    pub(crate) entries: Entries,
     /// Head behind its last frame, truncations of later segments applied.
     pub(crate) through: Lsn,
     /// Offset behind its last frame.
@@ -44,6 +45,19 @@ impl Link {
         sequence: 1,
         previous: 0,
     };
+
+    /// Behind a frame.
+    pub(crate) fn behind(frame: &FoundFrame) -> Link {
+        Link {
+            sequence: frame.header.sequence + 1,
+            previous: frame.digest,
+        }
+    }
+
+    /// Whether a frame is the one that comes here.
+    pub(crate) fn leads_to(self, header: &FrameHeader) -> bool {
+        header.sequence == self.sequence && header.previous == self.previous
+    }
 }
 
 /// Slots that belong to no retained segment, with the highest slot number in use.
@@ -120,7 +134,7 @@ pub(crate) struct Island {
 }
 
 impl Island {
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.frame.header.offset + self.frame.header.frame_bytes as u64
     }
 }
@@ -264,20 +278,20 @@ impl Place<'_> {
     /// Adds one segment to the chain; gives the generation that its seal names.
     fn take_segment(&self, walk: &mut Walk, file: Arc<SegmentFile>) -> Result<Option<u64>, Error> {
         let first = walk.segments.is_empty();
-        if let Some(summary) = index::read(self.disk, &file, self.meta.log)
+        if let Some((summary, index)) = index::open(self.disk, &file, self.meta.log)
             && (first || summary.first_sequence == walk.link.sequence)
             && (first || summary.first_previous == walk.link.previous)
         {
             walk.by_index += 1;
             let next = summary.next_generation;
-            walk.push(file, summary, true);
+            walk.push(file, summary, Entries::from(index));
             return Ok(next);
         }
         walk.scanned += 1;
         let identity = self.identity(file.generation);
         let handle = Arc::clone(&file.file);
         let mut scanner = Scanner::new(&handle, identity)?;
-        let mut summary: Option<Summary> = None;
+        let mut scanned: Option<Scanned> = None;
         let mut at = FIRST_FRAME_AT;
         let (mut link, mut head) = (walk.link, walk.head);
         let mut bad = Vec::new();
@@ -286,7 +300,7 @@ impl Place<'_> {
                 Ok(frame) => frame,
                 Err(what) => break what,
             };
-            let fresh = first && summary.is_none();
+            let fresh = first && scanned.is_none();
             if let Err(what) = follows(&frame.header, link, head, fresh) {
                 break what;
             }
@@ -306,22 +320,21 @@ impl Place<'_> {
                     loss: loss_of_record(&scanner, record),
                 });
             }
-            link = Link {
-                sequence: frame.header.sequence + 1,
-                previous: frame.digest,
-            };
+            link = Link::behind(&frame);
             head = frame.header.last();
-            summary
-                .get_or_insert_with(|| Summary::begin(&frame))
+            scanned
+                .get_or_insert_with(|| Scanned::begin(&frame))
                 .push(&frame);
             at += frame.header.frame_bytes as u64;
             if frame.header.kind == FrameKind::Seal {
                 break Damage::Missing;
             }
         };
-        let next = summary.as_ref().and_then(|summary| summary.next_generation);
-        match summary {
-            Some(summary) => walk.push(Arc::clone(&file), summary, false),
+        let next = scanned.as_ref().and_then(|all| all.summary.next_generation);
+        match scanned {
+            Some(Scanned { summary, entries }) => {
+                walk.push(Arc::clone(&file), summary, Entries::from(entries));
+            }
             None => walk.push_empty(Arc::clone(&file)),
         }
         walk.bad.append(&mut bad);
@@ -421,7 +434,7 @@ fn follows(header: &FrameHeader, link: Link, head: Lsn, fresh: bool) -> Result<(
     if fresh {
         return Ok(());
     }
-    if header.sequence != link.sequence || header.previous != link.previous {
+    if !link.leads_to(header) {
         return Err(Damage::Link {
             expected: link.sequence,
             found: header.sequence,
@@ -456,7 +469,7 @@ fn loss_of_record(scanner: &Scanner<'_>, record: &crate::segment::FoundRecord) -
 }
 
 impl Walk {
-    fn push(&mut self, file: Arc<SegmentFile>, summary: Summary, indexed: bool) {
+    fn push(&mut self, file: Arc<SegmentFile>, summary: Summary, entries: Entries) {
         self.link = Link {
             sequence: summary.last_sequence + 1,
             previous: summary.last_digest,
@@ -467,21 +480,21 @@ impl Walk {
         }
         self.frontier = self.frontier.max(summary.frontier);
         self.committed = self.committed.max(summary.committed);
-        self.records += summary.entries.len() as u64;
+        self.records += entries.count();
         self.segments.push(Segment {
             file,
-            entries: summary.entries,
             through: summary.through,
             end: summary.end,
             sealed: summary.next_generation.is_some(),
-            indexed,
+            indexed: entries.is_settled(),
+            entries,
         });
     }
 
     fn push_empty(&mut self, file: Arc<SegmentFile>) {
         self.segments.push(Segment {
             file,
-            entries: Vec::new(),
+            entries: Entries::default(),
             through: self.head,
             end: FIRST_FRAME_AT,
             sealed: false,
@@ -542,8 +555,7 @@ pub(crate) fn drop_above(segments: &mut [Segment], after: Lsn) {
         if segment.through <= after {
             break;
         }
-        let keep = segment.entries.partition_point(|entry| entry.lsn <= after);
-        segment.entries.truncate(keep);
+        segment.entries.drop_above(after);
         segment.through = segment.through.min(after);
     }
 }

@@ -79,7 +79,7 @@ impl Disk for Counting {
         self.inner.is_stepped()
     }
 
-    fn map(&self, file: FileId, length: u64) -> Option<MappedFile> {
-        self.inner.map(file, length)
+    fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
+        self.inner.map(file, offset, length)
     }
 }

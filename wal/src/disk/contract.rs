@@ -358,7 +358,7 @@ fn a_closed_handle_fails_every_operation(disk: &Arc<dyn Disk>, directory: &Path)
             assert_eq!(error.raw_os_error(), Some(errno), "{:?}", operation(closed));
         }
     }
-    assert!(disk.map(id, 1).is_none());
+    assert!(disk.map(id, 0, 1).is_none());
 }
 
 fn a_token_is_used_once(disk: &Arc<dyn Disk>, directory: &Path) {

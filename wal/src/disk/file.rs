@@ -181,8 +181,8 @@ impl Disk for FileDisk {
         "portable"
     }
 
-    fn map(&self, file: FileId, length: u64) -> Option<MappedFile> {
-        self.with_file(file, |file| MappedFile::new(file, length))
+    fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
+        self.with_file(file, |file| MappedFile::new(file, offset, length))
             .ok()
     }
 }

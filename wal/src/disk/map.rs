@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use memmap2::Mmap;
 
-/// A read-only view of the first bytes of a file that nobody writes or shortens any more.
+/// A read-only view of a part of a file that nobody writes or shortens any more.
 ///
 /// Touching a page that cannot be read would kill the process. So a reader calls
 /// [`MappedFile::populate`] on a range first, takes [`MappedFile::bytes`] of that range only when
@@ -22,18 +22,24 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps `[0, length)`.
+    /// Maps `[offset, offset + length)`.
     ///
     /// # Errors
     /// `InvalidInput` when the file is shorter or `length` is zero; else what the system says.
-    pub(super) fn new(file: &File, length: u64) -> io::Result<MappedFile> {
-        let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
-        if length == 0 || file.metadata()?.len() < length as u64 {
+    pub(super) fn new(file: &File, offset: u64, length: usize) -> io::Result<MappedFile> {
+        let end = offset.checked_add(length as u64);
+        let size = file.metadata()?.len();
+        if length == 0 || end.is_none_or(|end| end > size) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // SAFETY: the caller of `Disk::map` vouches that nobody writes the file any more: it is
         // sealed, and a pin keeps it from being recycled or shortened while this value lives.
-        let map = unsafe { memmap2::MmapOptions::new().len(length).map(file)? };
+        let map = unsafe {
+            memmap2::MmapOptions::new()
+                .offset(offset)
+                .len(length)
+                .map(file)?
+        };
         Ok(MappedFile { map })
     }
 

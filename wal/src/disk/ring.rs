@@ -475,8 +475,8 @@ impl Disk for RingDisk {
         "uring"
     }
 
-    fn map(&self, file: FileId, length: u64) -> Option<MappedFile> {
-        self.files.map(file, length)
+    fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
+        self.files.map(file, offset, length)
     }
 }
 

@@ -43,11 +43,11 @@ fn a_mapped_file_shows_the_bytes_of_the_file() {
     file.write_bytes(0, super::Buffer::copy_of(&pattern))
         .unwrap();
     assert!(
-        file.map(10_001).is_none(),
+        file.map(0, 10_001).is_none(),
         "a view past the end of the file"
     );
-    assert!(file.map(0).is_none());
-    let map = file.map(10_000).unwrap();
+    assert!(file.map(0, 0).is_none());
+    let map = file.map(0, 10_000).unwrap();
     assert_eq!(map.len(), 10_000);
     // False only where the system cannot be asked; then nobody may touch the bytes (D23).
     if map.populate(4_097..10_000) {
@@ -55,6 +55,11 @@ fn a_mapped_file_shows_the_bytes_of_the_file() {
     }
     assert!(!map.populate(1..10_001));
     assert!(map.bytes(9_999..10_001).is_none());
+    let part = file.map(4_096, 5_904).unwrap();
+    if part.populate(0..5_904) {
+        assert_eq!(part.bytes(0..5_904).unwrap(), &pattern[4_096..]);
+    }
+    assert!(file.map(4_096, 5_905).is_none());
 }
 
 #[test]
