@@ -144,8 +144,8 @@ impl Log {
     }
 
     /// Proves it by reading every byte of every record, at the speed of [`Log::scan`]. What it
-    /// finds joins the known damage. The headers of the frames around the records are the business of
-    /// [`inspect_segment`](crate::inspect_segment): a record is found without them.
+    /// finds joins the known damage. The headers of the frames around the records are the business
+    /// of [`inspect_segment`](crate::inspect_segment): a record is found without them.
     ///
     /// # Errors
     /// [`Error`] variants of [`Log::read`].
