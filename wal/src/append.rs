@@ -3,40 +3,15 @@
 use std::sync::Arc;
 
 use crate::log::Log;
-use crate::record::{Change, Record, RecordHeader};
+use crate::record::{Change, Record, RecordHeader, Unnumbered, payload_bytes_max};
+use crate::ticket::Ticket;
 use crate::{Epoch, Error, LineageEntry, Lsn, LsnRange};
-
-/// An append on its way. Dropping it does not undo the append.
-#[derive(Debug)]
-#[must_use = "an append is durable only once the ticket says so"]
-pub struct Ticket {
-    log: Arc<Log>,
-    range: LsnRange,
-}
-
-impl Ticket {
-    /// The LSNs assigned: dense, in order.
-    #[must_use]
-    pub fn range(&self) -> LsnRange {
-        self.range
-    }
-
-    /// Waits until they are durable on this node.
-    ///
-    /// # Errors
-    /// [`Error::Poisoned`] when a write or sync failed, [`Error::Io`] with ENOSPC when no segment
-    /// can be prepared: the records then stay queued and a later sync may succeed.
-    pub fn wait(self) -> Result<Lsn, Error> {
-        self.log.sync_through(self.range.through)
-    }
-}
 
 impl Log {
     /// Largest payload of one record: 1 MiB, or a quarter of a segment.
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {
-        let quarter = usize::try_from(self.ids.geometry.segment_bytes / 4).unwrap_or(usize::MAX);
-        RecordHeader::PAYLOAD_BYTES_MAX.min(quarter)
+        payload_bytes_max(self.ids.geometry.segment_bytes)
     }
 
     /// Starts an incarnation of a primary at `epoch` (D2): durable in meta before it returns.
@@ -80,16 +55,28 @@ impl Log {
         Ok(())
     }
 
-    /// Assigns the next LSNs to `changes` under our incarnation and queues them; does no I/O.
-    /// They are readable through [`Log::read_blocks`] at once.
+    /// Assigns the next LSNs to `changes` under our incarnation and queues them. They are readable
+    /// through [`Log::read_blocks`] at once, and durable when the ticket says so.
+    ///
+    /// It waits for the disk only when much is queued already, see [`Log::admit`].
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Poisoned`], [`Error::Geometry`] for blocks outside the volume
-    /// or a payload over the limit.
+    /// or a payload over the limit, and as [`Log::admit`]; nothing was appended then.
     pub fn append(self: &Arc<Self>, changes: Vec<Change>) -> Result<Ticket, Error> {
+        let mut bytes = 0;
         for change in &changes {
             self.check_change(change)?;
+            bytes += (RecordHeader::BYTES + change.payload.len()) as u64;
         }
+        // The sums of the payloads are computed here, where callers do not wait for each other.
+        let block_size = self.ids.geometry.block_size;
+        let unnumbered = changes.into_iter();
+        let unnumbered =
+            unnumbered.map(|change| Unnumbered::new(change, self.ids.volume, block_size));
+        let unnumbered: Vec<_> = unnumbered.collect();
+        self.check_writable()?;
+        self.admit(bytes)?;
         let mut state = self.state();
         state.check_open(&self.dir)?;
         let Some((epoch, incarnation)) = state.writer else {
@@ -100,26 +87,14 @@ impl Log {
             });
         };
         let after = state.frontiers.head;
-        for change in changes {
-            let header = RecordHeader {
-                kind: change.kind,
-                no_hole: change.no_hole,
-                block_size: self.ids.geometry.block_size,
-                volume: self.ids.volume,
-                epoch,
-                incarnation,
-                lsn: state.frontiers.head.next(),
-                lba: change.lba,
-                blocks: change.blocks,
-                sum: 0,
-            };
-            state.enqueue(Record::seal(header, change.payload));
+        for record in unnumbered {
+            let lsn = state.frontiers.head.next();
+            state.enqueue(record.number(epoch, incarnation, lsn));
         }
         let range = LsnRange::new(after, state.frontiers.head);
-        Ok(Ticket {
-            log: Arc::clone(self),
-            range,
-        })
+        state.returning = state.returning.saturating_sub(1);
+        self.kick(state);
+        Ok(Ticket::new(self, range))
     }
 
     fn check_change(&self, change: &Change) -> Result<(), Error> {
@@ -158,11 +133,11 @@ impl Log {
         for record in records {
             self.append_one_received(record)?;
         }
-        let through = self.frontiers().head;
-        Ok(Ticket {
-            log: Arc::clone(self),
-            range: LsnRange::new(after, through),
-        })
+        let mut state = self.state();
+        let range = LsnRange::new(after, state.frontiers.head);
+        state.returning = state.returning.saturating_sub(1);
+        self.kick(state);
+        Ok(Ticket::new(self, range))
     }
 
     fn append_one_received(&self, record: Record) -> Result<(), Error> {
@@ -211,6 +186,7 @@ impl Log {
         } else {
             self.drop_empty_entry(head)?;
         }
+        self.admit(record.bytes() as u64)?;
         let mut state = self.state();
         state.check_open(&self.dir)?;
         // L6: assigned and queued in one step, whoever else appends or truncates.

@@ -7,14 +7,10 @@ use crate::disk;
 use crate::frame::FrameKind;
 use crate::index::{self, Scanned};
 use crate::log::Log;
+use crate::prepare::{READY_MIN, SPARE_BYTES_MAX};
 use crate::retention::reclaim_floor;
 use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, file_name};
 use crate::walk::{Link, Segment};
-
-/// Prepared segments kept ready.
-const READY_MAX: usize = 1;
-/// Files kept for reuse beyond the ready ones; more are removed (L-R4).
-const SPARE_MAX: usize = 3;
 
 /// The one turn at background work; it ends whatever happened.
 struct Turn<'a> {
@@ -23,8 +19,9 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.log.state().stepping = false;
-        self.log.progress.notify_all();
+        let mut state = self.log.state();
+        state.stepping = false;
+        self.log.signal(&state);
     }
 }
 
@@ -58,7 +55,9 @@ impl Log {
         if let Some(wanted) = wanted {
             return self.reclaim(wanted).map(|_| true);
         }
-        Ok(self.seal_one()? || self.prepare_one()? || self.remove_one()?)
+        // Segments first: an append may wait for one.
+        let done = self.prepare_one()? || self.seal_one()? || self.remove_one()?;
+        Ok(done || self.disk.is_stepped() && self.attend_once())
     }
 
     /// Writes the index of a sealed segment from read-back (D15).
@@ -115,15 +114,15 @@ impl Log {
         Ok(None)
     }
 
+    /// Keeps segments ready once the active one fills: an idle log needs none.
     fn prepare_one(&self) -> Result<bool, Error> {
         let wanted = {
             let mut state = self.state();
-            let half = self.ids.geometry.segment_bytes / 2;
-            state.ready.len() < READY_MAX && state.active().end > half
+            let filling = state.active().end > self.ids.geometry.segment_bytes / 8;
+            state.ready.len() < READY_MIN && filling && !state.preparing
         };
         if wanted {
-            let prepared = self.prepare()?;
-            self.state().ready.push(prepared);
+            self.prepare_one_more()?;
         }
         Ok(wanted)
     }
@@ -133,7 +132,8 @@ impl Log {
         let slot = {
             let mut state = self.state();
             state.collect_retired();
-            if state.slots.spare.len() <= SPARE_MAX {
+            let kept = SPARE_BYTES_MAX / self.ids.geometry.segment_bytes;
+            if state.slots.spare.len() as u64 <= kept.max(1) {
                 return Ok(false);
             }
             state.slots.give_up()
@@ -148,15 +148,5 @@ impl Log {
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.state().stopped
-    }
-
-    /// Edge thread: waits until something happens. `true` when nothing did for `timeout`.
-    pub(crate) fn wait_for_work(&self, timeout: std::time::Duration) -> bool {
-        let state = self.state();
-        !state.stopped
-            && self
-                .progress
-                .wait_timeout(state, timeout)
-                .is_ok_and(|(_, out)| out.timed_out())
     }
 }

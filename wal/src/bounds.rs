@@ -1,7 +1,8 @@
 //! The two ends of the log: truncate at the head, reclaim at the tail, mark and close.
 
-use crate::commit::Draft;
-use crate::frame::{FRAME_ALIGNMENT, FrameKind};
+use crate::draft::Event;
+use crate::flight::Released;
+use crate::frame::FrameKind;
 use crate::log::Log;
 use crate::retention::reclaim_floor;
 use crate::state::chain;
@@ -19,7 +20,6 @@ impl Log {
         self.check_writable()?;
         let leader = self.lead_alone()?;
         self.write_queue()?;
-        self.sync_active()?;
         let frontiers = self.frontiers();
         let bounds = [
             ("tail", frontiers.tail),
@@ -35,11 +35,12 @@ impl Log {
         // W4: no LSN above `after` is written under this incarnation again.
         self.state().writer = None;
         self.write_queue()?;
-        self.sync_active()?;
-        if !self.fits(FRAME_ALIGNMENT) {
-            self.rotate()?;
-        }
-        self.write_frame(Draft::event(FrameKind::Truncation, after))?;
+        self.make_room()?;
+        self.write_event(Event {
+            kind: FrameKind::Truncation,
+            after,
+            next_generation: 0,
+        })?;
         self.rotate()?;
         drop(leader);
         self.persist_lineage(after)
@@ -106,7 +107,7 @@ impl Log {
     pub fn mark(&self) -> Result<(), Error> {
         {
             let state = self.state();
-            let idle = !state.unmarked && state.queue.is_empty();
+            let idle = !state.unmarked && state.pending.is_empty();
             if idle || state.check_poison().is_err() || state.stopped {
                 return Ok(());
             }
@@ -120,13 +121,13 @@ impl Log {
     /// Leader only. Gives the sequence of the mark, and the head it speaks of.
     fn write_mark(&self) -> Result<CleanClose, Error> {
         self.write_queue()?;
-        self.sync_active()?;
-        if !self.fits(FRAME_ALIGNMENT) {
-            self.rotate()?;
-        }
-        let head = self.state().written;
-        self.write_frame(Draft::event(FrameKind::Mark, head))?;
-        self.sync_active()?;
+        self.make_room()?;
+        let head = self.state().drafted_through();
+        self.write_event(Event {
+            kind: FrameKind::Mark,
+            after: head,
+            next_generation: 0,
+        })?;
         let mut state = self.state();
         state.unmarked = false;
         Ok(CleanClose {
@@ -163,9 +164,16 @@ impl Log {
     pub fn stop(&self) {
         let mut state = self.state();
         state.stopped = true;
-        self.progress.notify_all();
-        while state.leading || state.stepping {
+        let mut released = Released::default();
+        state.release_all(&mut released);
+        self.signal(&state);
+        self.signal_work(&state);
+        self.called.notify_all();
+        while state.leading || state.stepping || state.preparing {
             state = self.wait(state);
         }
+        drop(state);
+        released.wake();
+        self.drain();
     }
 }

@@ -1,26 +1,40 @@
-//! Group commit: how queued records become frames, and when they are durable.
+//! Group commit: who writes what is queued, and how others wait for it.
 //!
-//! There is no writer thread. Whoever waits and finds nobody writing leads: it writes what is
-//! queued, its own records and those of everybody else, syncs once, and steps down. A lone caller
-//! does its own I/O and pays no hand-over; callers that arrive meanwhile share the next sync.
+//! There is no writer thread. Whoever waits for an LSN that is not on its way writes what is
+//! queued, its own records and those of everybody else. A lone caller does its own I/O on its own
+//! thread and pays no hand-over. Where writes are durable by themselves, several frames are in
+//! flight and the frontier follows the gap-free prefix; otherwise one leader writes, syncs once, and
+//! callers that arrive meanwhile share the next sync.
+//!
+//! Callers sleep at the gate of their frame, so that a frame wakes all of its callers at once and
+//! nobody else.
 
 use std::sync::Arc;
+use std::sync::MutexGuard;
 
-use crate::disk::{self, Buffer};
-use crate::frame::{self, FRAME_ALIGNMENT, FRAME_BYTES_MAX, FRAME_RECORDS_MAX};
-use crate::frame::{FrameHeader, FrameKind};
-use crate::index::Entry;
+use crate::disk::{Operation, Output};
+use crate::draft::{Drafted, Event, Frame};
+use crate::error::IoOp;
+use crate::flight::{Phase, Released};
 use crate::log::Log;
-use crate::record::{Record, RecordHeader};
-use crate::segment::{FIRST_FRAME_AT, SegmentFile, SegmentHeader, file_name};
 use crate::state::State;
-use crate::walk::{Link, drop_above};
+use crate::sync::Gate;
 use crate::{Error, Lsn};
 
-/// Bytes that may be queued before appenders wait for the disk.
-const QUEUE_BYTES_MAX: u64 = 16 << 20;
+/// Bytes that may be queued or on their way before appenders wait for the disk.
+pub(crate) const PENDING_BYTES_MAX: u64 = 16 << 20;
+/// Frames in the air at once.
+const FLIGHTS_MAX: usize = 8;
+/// A second frame starts while one is in the air only when so many records wait: splitting a few
+/// callers over several frames costs more than it hides.
+const OVERLAP_RECORDS_MIN: usize = 16;
+/// Bytes queued that an append hands to the disk by itself.
+const KICK_BYTES: u64 = 256 << 10;
+/// Times that a leader lets others run without any of them coming back with the next record.
+const GATHER_IDLE_MAX: u32 = 2;
 
-/// Leadership; stepping down wakes everybody, whatever happened (L-W3).
+/// The right to write frames while nobody else does; stepping down wakes those who wait for it,
+/// whatever happened (L-W3).
 pub(crate) struct Leader<'a> {
     log: &'a Log,
 }
@@ -29,66 +43,62 @@ impl Drop for Leader<'_> {
     fn drop(&mut self) {
         let mut state = self.log.state();
         state.leading = false;
+        let mut released = Released::default();
         if std::thread::panicking() {
             // What the leader was about to account for is unknown (L3).
             state.poison(&Error::Closed);
+            state.release_all(&mut released);
+        } else {
+            state.hand_over(&mut released);
         }
+        self.log.signal(&state);
         drop(state);
-        self.log.progress.notify_all();
+        released.wake();
     }
 }
 
-/// A frame about to be written.
-pub(crate) struct Draft {
-    kind: FrameKind,
-    after: Lsn,
-    next_generation: u64,
-    records: Vec<Record>,
+/// What a caller does next to see its LSN durable.
+enum Job {
+    /// Write what is queued.
+    Fly,
+    /// Wait for a write that somebody submitted.
+    Reap(crate::disk::Token, u64),
+    Sleep(Arc<Gate>, u32),
 }
 
-impl Draft {
-    pub(crate) fn event(kind: FrameKind, after: Lsn) -> Draft {
-        Draft {
-            kind,
-            after,
-            next_generation: 0,
-            records: Vec::new(),
+impl State {
+    fn next_job(&mut self, lsn: Lsn) -> Job {
+        if let Some((token, sequence)) = self.claim(lsn) {
+            return Job::Reap(token, sequence);
         }
+        if lsn > self.drafted_through() {
+            if self.may_fly() {
+                return Job::Fly;
+            }
+            self.queue_sleepers += 1;
+            return Job::Sleep(Arc::clone(&self.queue_gate), self.queue_gate.value());
+        }
+        let index = self
+            .flights
+            .partition_point(|flight| flight.header.last() < lsn);
+        let flight = self.flights.get_mut(index);
+        let flight = flight.expect("what has a place and is not durable is in flight");
+        flight.sleepers += 1;
+        Job::Sleep(Arc::clone(&flight.gate), flight.gate.value())
     }
 
-    fn bytes(&self) -> usize {
-        let payload = self
-            .records
-            .iter()
-            .map(|record| record.payload().len())
-            .sum();
-        frame::frame_bytes(self.records.len(), payload)
+    fn may_fly(&self) -> bool {
+        if self.leading || self.gathering {
+            return false;
+        }
+        match self.in_the_air() {
+            0 => true,
+            air => air < FLIGHTS_MAX && self.queue_length() >= OVERLAP_RECORDS_MIN,
+        }
     }
 }
 
 impl Log {
-    /// Waits until `bytes` more may be queued (back pressure). Call before taking locks that a
-    /// reader needs.
-    ///
-    /// # Errors
-    /// As [`Log::sync_through`].
-    pub fn admit(&self, bytes: u64) -> Result<(), Error> {
-        loop {
-            let state = self.state();
-            state.check_running()?;
-            if state.queue.is_empty() || state.queue_bytes + bytes <= QUEUE_BYTES_MAX {
-                return Ok(());
-            }
-            if state.leading {
-                drop(self.wait(state));
-                continue;
-            }
-            let leader = self.lead(state);
-            self.write_queue()?;
-            drop(leader);
-        }
-    }
-
     /// Makes everything appended before the call durable and returns the durable LSN.
     ///
     /// # Errors
@@ -105,7 +115,11 @@ impl Log {
     /// appended.
     pub fn sync_through(&self, lsn: Lsn) -> Result<Lsn, Error> {
         loop {
-            let state = self.state();
+            let durable = self.durable();
+            if durable >= lsn {
+                return Ok(durable);
+            }
+            let mut state = self.state();
             if state.frontiers.durable >= lsn {
                 return Ok(state.frontiers.durable);
             }
@@ -116,325 +130,249 @@ impl Log {
                     head: state.frontiers.head,
                 });
             }
-            if state.leading {
-                drop(self.wait(state));
-                continue;
+            match state.next_job(lsn) {
+                Job::Fly => self.fly(state)?,
+                Job::Reap(token, sequence) => {
+                    drop(state);
+                    let done = self.disk.wait(token);
+                    self.land(sequence, done);
+                }
+                Job::Sleep(gate, seen) => {
+                    drop(state);
+                    gate.wait(seen);
+                }
             }
-            let leader = self.lead(state);
-            self.write_queue()?;
-            self.sync_active()?;
-            drop(leader);
         }
     }
 
-    pub(crate) fn lead(&self, mut state: std::sync::MutexGuard<'_, State>) -> Leader<'_> {
+    /// Writes what is queued, in one frame where writes are durable by themselves.
+    fn fly(&self, state: MutexGuard<'_, State>) -> Result<(), Error> {
+        let mut state = self.gather(state);
+        if state.leading || state.check_running().is_err() {
+            return Ok(());
+        }
+        if self.disk.durable_writes() {
+            let (ids, now) = (&self.ids, self.clock.unix_ns());
+            let goal = state.frontiers.head;
+            match state.draft(ids, now, goal, usize::MAX, Phase::Claimed) {
+                Drafted::Frame(frame) => {
+                    drop(state);
+                    self.write(frame);
+                    return Ok(());
+                }
+                Drafted::Nothing => return Ok(()),
+                Drafted::Full => {}
+            }
+        }
+        let leader = self.lead(state);
+        self.drain();
+        self.write_queue()?;
+        drop(leader);
+        Ok(())
+    }
+
+    /// Callers whose frame just landed come back with their next record: lets them run first, so
+    /// that one frame takes them all. Nobody is waited for who was not just woken.
+    fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.gathering = true;
+        let mut idle = 0;
+        while state.returning > 0 && idle < GATHER_IDLE_MAX {
+            let before = state.returning;
+            drop(state);
+            crate::sync::yield_now();
+            state = self.state();
+            idle = if state.returning < before {
+                0
+            } else {
+                idle + 1
+            };
+        }
+        state.returning = 0;
+        state.gathering = false;
+        state
+    }
+
+    /// Hands queued records to a disk that goes on by itself, once there are enough of them. Called
+    /// by appends; does not wait.
+    pub(crate) fn kick(&self, mut state: MutexGuard<'_, State>) {
+        let kick_bytes = KICK_BYTES.min(self.ids.geometry.segment_bytes / 8);
+        let ready = self.overlaps
+            && !state.leading
+            && !state.gathering
+            && state.queued_bytes >= kick_bytes
+            && state.in_the_air() < FLIGHTS_MAX
+            && state.check_running().is_ok();
+        if !ready {
+            return;
+        }
+        let (ids, now, goal) = (&self.ids, self.clock.unix_ns(), state.frontiers.head);
+        let Drafted::Frame(frame) = state.draft(ids, now, goal, usize::MAX, Phase::Starting) else {
+            return;
+        };
+        drop(state);
+        let sequence = frame.sequence;
+        let token = self.disk.submit(write_of(frame, true));
+        let released = self.state().submitted(sequence, token);
+        released.wake();
+    }
+
+    /// Takes in what completed meanwhile, without waiting.
+    pub(crate) fn look(&self) {
+        let submitted = self.state().submissions();
+        for (token, sequence) in submitted {
+            // OK because a token that somebody claimed meanwhile is waited for by him alone.
+            let mut state = self.state();
+            if !state.is_unclaimed(sequence) {
+                continue;
+            }
+            if let Some(done) = self.disk.take(token) {
+                state.claim_this(sequence);
+                drop(state);
+                self.land(sequence, done);
+            }
+        }
+    }
+
+    /// Writes a frame that has a place. Its outcome is in the state (L3).
+    fn write(&self, frame: Frame) {
+        let sequence = frame.sequence;
+        let operation = write_of(frame, self.disk.durable_writes());
+        let done = self.disk.run(operation);
+        self.land(sequence, done);
+    }
+
+    /// Takes the outcome of a write in, and wakes whom it concerns. A failure is final: what
+    /// reached the disk is unknown (L3).
+    fn land(&self, sequence: u64, done: std::io::Result<Output>) {
+        let mut state = self.state();
+        match done {
+            Ok(_) => state.landed(sequence, self.disk.durable_writes()),
+            Err(source) => {
+                let error = state.write_error(sequence, source);
+                state.poison(&error);
+                state.landed(sequence, false);
+            }
+        }
+        self.settle(state);
+    }
+
+    fn settle(&self, mut state: MutexGuard<'_, State>) {
+        let released = state.settle();
+        self.publish(&state);
+        self.signal(&state);
+        drop(state);
+        released.wake();
+    }
+
+    /// The right to write frames; nobody may have it.
+    pub(crate) fn lead(&self, mut state: MutexGuard<'_, State>) -> Leader<'_> {
         state.leading = true;
         drop(state);
         Leader { log: self }
     }
 
-    /// Takes leadership, waiting for whoever has it.
+    /// Takes leadership, waiting for whoever has it and for every frame in the air.
     pub(crate) fn lead_alone(&self) -> Result<Leader<'_>, Error> {
+        let mut state = self.state();
         loop {
-            let state = self.state();
             state.check_running()?;
             if !state.leading {
-                return Ok(self.lead(state));
+                break;
             }
-            drop(self.wait(state));
+            state = self.wait(state);
+        }
+        let leader = self.lead(state);
+        self.drain();
+        Ok(leader)
+    }
+
+    /// Waits until no frame is in the air.
+    pub(crate) fn drain(&self) {
+        let mut state = self.state();
+        while state.in_the_air() > 0 {
+            if let Some((token, sequence)) = state.claim(Lsn::new(u64::MAX)) {
+                drop(state);
+                let done = self.disk.wait(token);
+                self.land(sequence, done);
+                state = self.state();
+            } else {
+                state = self.wait(state);
+            }
         }
     }
 
-    /// Leader only: writes what was queued when the call began.
+    /// Leader only: writes what was queued when the call began and makes it durable.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`]; [`Error::Io`] with ENOSPC, before anything is taken from the queue: a
+    /// full disk loses no record.
     pub(crate) fn write_queue(&self) -> Result<(), Error> {
         let goal = self.frontiers().head;
         loop {
-            let draft = self.next_draft(goal);
-            if draft.records.is_empty() {
-                return Ok(());
-            }
-            if !self.fits(draft.bytes()) {
-                // Met before anything is taken from the queue: a full disk loses no record.
-                self.rotate()?;
-                continue;
-            }
-            self.write_frame(draft)?;
-        }
-    }
-
-    /// The next records that fit one frame in the active segment; all that fit a fresh one when
-    /// none fits this.
-    pub(crate) fn next_draft(&self, goal: Lsn) -> Draft {
-        let mut state = self.state();
-        let room = self.room(&mut state);
-        let most = FRAME_BYTES_MAX.min(self.capacity());
-        let mut draft = Draft::event(FrameKind::Records, state.written);
-        let mut payload = 0;
-        for record in &state.queue {
-            let count = draft.records.len() + 1;
-            let bytes = frame::frame_bytes(count, payload + record.payload().len());
-            let over = bytes > most || (bytes > room && !draft.records.is_empty());
-            if record.lsn() > goal || count > FRAME_RECORDS_MAX || over {
-                break;
-            }
-            payload += record.payload().len();
-            draft.records.push(record.clone());
-        }
-        draft
-    }
-
-    /// Bytes of frames that a segment holds, its seal left out.
-    pub(crate) fn capacity(&self) -> usize {
-        let bytes = self.ids.geometry.segment_bytes - FIRST_FRAME_AT - FRAME_ALIGNMENT as u64;
-        usize::try_from(bytes).unwrap_or(usize::MAX)
-    }
-
-    /// Bytes left in the active segment, its seal left out.
-    pub(crate) fn room(&self, state: &mut State) -> usize {
-        let used = state.active().end - FIRST_FRAME_AT;
-        self.capacity() - usize::try_from(used).unwrap_or(usize::MAX)
-    }
-
-    pub(crate) fn fits(&self, bytes: usize) -> bool {
-        let mut state = self.state();
-        let sealed = state.active().sealed;
-        !sealed && bytes <= self.room(&mut state)
-    }
-
-    /// Leader only: puts one frame behind the last one. A failure is final (L3): what reached the
-    /// disk is unknown.
-    pub(crate) fn write_frame(&self, draft: Draft) -> Result<(), Error> {
-        let timestamp_ns = self.clock.unix_ns();
-        let (file, header) = {
-            let mut state = self.state();
-            let (link, frontiers) = (state.link, state.frontiers);
-            let active = state.active();
-            let header = FrameHeader {
-                kind: draft.kind,
-                record_count: draft.records.len(),
-                frame_bytes: draft.bytes(),
-                log: self.ids.log,
-                generation: active.file.generation,
-                sequence: link.sequence,
-                previous: link.previous,
-                offset: active.end,
-                frontier: frontiers.durable,
-                committed: frontiers.committed,
-                timestamp_ns,
-                after: draft.after,
-                next_generation: draft.next_generation,
+            let drafted = {
+                let mut state = self.state();
+                state.check_poison()?;
+                let now = self.clock.unix_ns();
+                state.draft(&self.ids, now, goal, usize::MAX, Phase::Claimed)
             };
-            (Arc::clone(&active.file), header)
+            match drafted {
+                Drafted::Frame(frame) => self.write(frame),
+                Drafted::Nothing => return self.sync_landed(),
+                Drafted::Full => self.rotate()?,
+            }
+        }
+    }
+
+    /// Leader only: writes a frame without records and makes it durable, with all before it. There
+    /// has to be room for it.
+    pub(crate) fn write_event(&self, event: Event) -> Result<(), Error> {
+        let frame = {
+            let mut state = self.state();
+            state.check_poison()?;
+            let now = self.clock.unix_ns();
+            state.draft_frame(&self.ids, now, event, 0, Phase::Claimed)
         };
-        let headers: Vec<_> = draft
-            .records
-            .iter()
-            .map(|record| record.header().encode())
-            .collect();
-        let (page, digest) = header.encode(&headers);
-        let mut used = page.len();
-        let mut buffers = vec![Arc::new(page)];
-        for record in draft
-            .records
-            .iter()
-            .filter(|record| !record.payload().is_empty())
-        {
-            used += record.payload().len();
-            buffers.push(Arc::clone(record.payload()));
-        }
-        if used < header.frame_bytes {
-            buffers.push(Arc::new(Buffer::zeroed(header.frame_bytes - used)));
-        }
-        let written = file.file.write(header.offset, buffers);
-        let mut state = self.state();
-        if let Err(error) = written {
-            state.poison(&error);
-            return Err(error);
-        }
-        state.place(&header, digest, &draft.records);
-        drop(state);
-        self.progress.notify_all();
-        Ok(())
+        self.write(frame);
+        self.sync_landed()
     }
 
     /// Leader only: makes every written frame durable. The frontier is captured before the sync
     /// that covers it (L5).
-    pub(crate) fn sync_active(&self) -> Result<(), Error> {
-        let (file, captured) = {
+    fn sync_landed(&self) -> Result<(), Error> {
+        let file = {
             let mut state = self.state();
-            if !state.unsynced {
+            state.check_poison()?;
+            if !state.begin_sync() {
                 return Ok(());
             }
-            state.unsynced = false;
-            let captured = state.written;
-            (Arc::clone(&state.active().file), captured)
+            Arc::clone(&state.active().file)
         };
         let synced = file.file.sync();
         let mut state = self.state();
-        if let Err(error) = synced {
-            state.poison(&error);
-            return Err(error);
+        match &synced {
+            Ok(()) => state.end_sync(),
+            Err(error) => state.poison(error),
         }
-        state.move_frontiers(|frontiers| frontiers.durable = frontiers.durable.max(captured));
-        drop(state);
-        self.progress.notify_all();
-        Ok(())
-    }
-
-    /// Leader only: seals the active segment and goes on in a fresh one. The next segment is
-    /// prepared and durable before the seal names it, and everything before the seal is durable
-    /// before the first frame behind it is written.
-    pub(crate) fn rotate(&self) -> Result<(), Error> {
-        let ready = self.state().take_ready();
-        let next = match ready {
-            Some(next) => next,
-            None => self.prepare()?,
-        };
-        if !self.state().active().sealed {
-            let after = self.state().written;
-            let mut draft = Draft::event(FrameKind::Seal, after);
-            draft.next_generation = next.generation;
-            self.write_frame(draft)?;
-            self.sync_active()?;
-        }
-        self.state().push_active(next);
-        Ok(())
-    }
-
-    /// Prepares a segment for its next life: a generation that nobody used, written space, header
-    /// and name durable (D16). A full disk is met here and may be tried again (L8); any other
-    /// failure is final (L3).
-    pub(crate) fn prepare(&self) -> Result<Arc<SegmentFile>, Error> {
-        let slot = self.state().take_slot();
-        let prepared = self.prepare_slot(slot);
-        if let Err(error) = &prepared {
-            if error.is_out_of_space() {
-                // OK because a file that stays is written anew all the same: no sync is repeated.
-                drop(disk::remove(
-                    self.disk.as_ref(),
-                    &self.dir.join(file_name(slot)),
-                ));
-            }
-            let mut state = self.state();
-            state.slots.spare.push(slot);
-            if !error.is_out_of_space() {
-                state.poison(error);
-            }
-        }
-        prepared
-    }
-
-    /// Takes what was cut off the medium: zeros behind the cut, and a new life for every segment
-    /// that it may reach into (L2, D16). The seal that follows then has nothing behind it to hide.
-    pub(crate) fn wipe_behind_cut(&self, wipe_to: u64) -> Result<(), Error> {
-        let (file, from, later) = {
-            let mut state = self.state();
-            let later = std::mem::take(&mut state.slots.later);
-            let active = state.active();
-            (Arc::clone(&active.file), active.end, later)
-        };
-        if from < wipe_to {
-            SegmentFile::write_zeros(&file.file, from, wipe_to)?;
-            file.file.sync()?;
-        }
-        for slot in later {
-            let prepared = self.prepare_slot(slot)?;
-            self.state().ready.push(prepared);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn prepare_slot(&self, slot: u32) -> Result<Arc<SegmentFile>, Error> {
-        let mut generation = 0;
-        self.meta.update(|meta| {
-            generation = meta.generation_next;
-            meta.generation_next += 1;
-        })?;
-        let header = SegmentHeader {
-            volume: self.ids.volume,
-            log: self.ids.log,
-            generation,
-            segment_bytes: self.ids.geometry.segment_bytes,
-        };
-        let file = SegmentFile::prepare(&self.disk, &self.dir, slot, header)?;
-        disk::sync_dir(self.disk.as_ref(), &self.dir)?;
-        Ok(Arc::new(file))
+        self.settle(state);
+        synced
     }
 }
 
 impl State {
-    /// Accounts for a frame that reached the disk.
-    fn place(&mut self, header: &FrameHeader, digest: u128, records: &[Record]) {
-        self.link = Link {
-            sequence: header.sequence + 1,
-            previous: digest,
-        };
-        self.unsynced = true;
-        self.unmarked |= header.kind != FrameKind::Mark;
-        let mut payload_at = header.offset + frame::payload_at(records.len()) as u64;
-        let small = |at: u64| u32::try_from(at).expect("segments are at most 1 GiB");
-        let entries: Vec<Entry> = records
-            .iter()
-            .enumerate()
-            .map(|(index, record)| {
-                let at = payload_at;
-                payload_at += record.payload().len() as u64;
-                Entry {
-                    lsn: record.lsn(),
-                    lba: record.header().lba,
-                    blocks: record.header().blocks,
-                    header_at: small(header.offset + frame::headers_bytes(index) as u64),
-                    payload_at: small(at),
-                    kind: record.header().kind,
-                    no_hole: record.header().no_hole,
-                }
-            })
-            .collect();
-        for record in records {
-            self.pending.remove(&record.lsn());
-            self.queue.pop_front();
-            self.queue_bytes -= record.bytes() as u64;
-        }
-        let active = self.active();
-        active.entries.extend(entries);
-        active.end += header.frame_bytes as u64;
-        active.sealed = header.kind == FrameKind::Seal;
-        match header.kind {
-            FrameKind::Records => {
-                active.through = header.last();
-                self.written = header.last();
-            }
-            FrameKind::Truncation => self.drop_above(header.after),
-            FrameKind::Mark | FrameKind::Seal => {}
-        }
-    }
-
-    fn drop_above(&mut self, after: Lsn) {
-        drop_above(&mut self.segments, after);
-        self.queue.clear();
-        self.queue_bytes = 0;
-        self.pending.clear();
-        self.forget_damage_above(after);
-        self.written = after;
-        self.applied = after;
-        self.move_frontiers(|frontiers| {
-            frontiers.head = after;
-            frontiers.durable = frontiers.durable.min(after);
-        });
-    }
-
-    /// A segment prepared ahead, if it can follow the active one: generations rise along the chain
-    /// (W8), and one prepared in the background may have been overtaken.
-    fn take_ready(&mut self) -> Option<Arc<SegmentFile>> {
-        let newest = self.active().file.generation;
-        while !self.ready.is_empty() {
-            let next = self.ready.remove(0);
-            if next.generation > newest {
-                return Some(next);
-            }
-            self.slots.spare.push(next.slot);
-        }
-        None
+    fn write_error(&mut self, sequence: u64, source: std::io::Error) -> Error {
+        let flight = self.flights.iter();
+        let mut flight = flight.filter(|flight| flight.header.sequence == sequence);
+        let flight = flight.next().expect("a frame lands once");
+        let offset = Some(flight.header.offset);
+        Error::io(IoOp::Write, flight.file.path(), offset, source)
     }
 }
-const _: () = assert!(RecordHeader::BYTES * FRAME_RECORDS_MAX < FRAME_BYTES_MAX);
+
+pub(crate) fn write_of(frame: Frame, durable: bool) -> Operation {
+    Operation::Write {
+        file: frame.file.file.id(),
+        offset: frame.offset,
+        buffers: frame.buffers,
+        durable,
+    }
+}

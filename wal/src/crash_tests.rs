@@ -277,10 +277,10 @@ fn a_failed_write_or_sync_poisons_the_log_and_loses_nothing_that_was_promised() 
             });
             if failed.is_some() {
                 poisoned += 1;
-                let issued = promise.stamps.len();
+                let next = promise.stamps.len() as u64 + 1;
                 for _ in 0..3 {
                     assert!(matches!(
-                        log.sync_through(Lsn::new(issued as u64)),
+                        log.sync_through(Lsn::new(next)),
                         Err(Error::Poisoned { .. })
                     ));
                     let refused = append(&log, &mut promise, 1);
@@ -302,7 +302,7 @@ fn a_failed_write_or_sync_poisons_the_log_and_loses_nothing_that_was_promised() 
 
 #[test]
 fn a_full_disk_fails_appends_cleanly_and_they_work_again_without_a_reopen() {
-    // L8: met at preparation; the queued record is not lost.
+    // L8: met at preparation, before an LSN is given out.
     let sim = SimDisk::new(5);
     let mut promise = Promise::default();
     create(&(Arc::clone(&sim) as Arc<dyn Disk>)).unwrap();
@@ -311,12 +311,14 @@ fn a_full_disk_fails_appends_cleanly_and_they_work_again_without_a_reopen() {
     sim.set_capacity(Some(400 << 10));
     let mut full = None;
     while full.is_none() && promise.stamps.len() < 200 {
-        append(&log, &mut promise, 1).unwrap();
-        full = sync(&log, &mut promise).err();
+        full = append(&log, &mut promise, 1).err();
+        if full.is_none() {
+            sync(&log, &mut promise).unwrap();
+        }
     }
     let full = full.expect("the disk fills");
     assert!(full.is_out_of_space(), "{full}");
-    let again = sync(&log, &mut promise).unwrap_err();
+    let again = append(&log, &mut promise, 1).unwrap_err();
     assert!(again.is_out_of_space(), "{again}");
     sim.set_capacity(None);
     sync(&log, &mut promise).unwrap();

@@ -67,6 +67,8 @@ pub enum Operation {
         path: PathBuf,
         /// How an existing or missing name is treated.
         mode: OpenMode,
+        /// Aligned writes go past the page cache where the file system can. Reads do not.
+        direct: bool,
     },
     /// Closes a handle: [`Output::Done`]. Operations in flight on it are finished first.
     Close {
@@ -90,6 +92,9 @@ pub enum Operation {
         offset: u64,
         /// The bytes.
         buffers: Vec<Bytes>,
+        /// Completes only once exactly these bytes are durable, as if a `Sync` of nothing else had
+        /// followed.
+        durable: bool,
     },
     /// Makes every completed write of the file durable, its size included: [`Output::Done`].
     Sync {
@@ -198,6 +203,22 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Waits for the completion of `token`. A simulated disk steps until it is there.
     fn wait(&self, token: Token) -> Completion;
 
+    /// Submits and waits; a backend may carry the operation out on the calling thread.
+    fn run(&self, operation: Operation) -> Completion {
+        self.wait(self.submit(operation))
+    }
+
+    /// Whether a write that is durable by itself is the better way here, many in flight at once, in
+    /// place of writes followed by a `Sync`.
+    fn durable_writes(&self) -> bool {
+        false
+    }
+
+    /// Whether `submit` of a write returns before the write is carried out.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
     /// Which backend this is, as status reports it: "portable", "uring", "simulated".
     fn backend(&self) -> &'static str;
 
@@ -220,13 +241,14 @@ pub use map::MappedFile;
 /// Which backend to use on this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// What is known to be best. For now the portable one: buffered writes through a ring are not
-    /// faster than vectored ones (L-U3), and a ring pays only once it measures better.
+    /// io_uring where the kernel has and allows it, else direct writes on Linux, else portable.
     #[default]
     Auto,
     /// io_uring, or an error where the kernel has none or forbids it (L-U4).
     Uring,
-    /// Positional reads and writes.
+    /// Positional writes past the page cache, durable one by one. Linux only.
+    Direct,
+    /// Positional reads and writes through the page cache, and syncs.
     Portable,
 }
 
@@ -236,7 +258,12 @@ pub enum Choice {
 /// [`Error::Backend`] when io_uring is forced on a system that has none or forbids it.
 pub fn open_backend(choice: Choice) -> Result<Arc<dyn Disk>, Error> {
     match choice {
-        Choice::Auto | Choice::Portable => Ok(FileDisk::new()),
+        Choice::Auto => Ok(open_ring().unwrap_or_else(|error| {
+            tracing::info!(%error, "no io_uring here");
+            FileDisk::direct()
+        })),
+        Choice::Direct => Ok(FileDisk::direct()),
+        Choice::Portable => Ok(FileDisk::new()),
         Choice::Uring => match open_ring() {
             Ok(disk) => Ok(disk),
             Err(source) => Err(Error::Backend {
@@ -278,8 +305,7 @@ fn run(
     offset: Option<u64>,
     operation: Operation,
 ) -> Result<Output, Error> {
-    let token = disk.submit(operation);
-    disk.wait(token)
+    disk.run(operation)
         .map_err(|source| Error::io(op, path, offset, source))
 }
 
@@ -364,9 +390,27 @@ impl File {
     /// # Errors
     /// [`Error::Io`] with the reason of the operating system.
     pub fn open(disk: &Arc<dyn Disk>, path: &Path, mode: OpenMode) -> Result<File, Error> {
+        File::open_with(disk, path, mode, false)
+    }
+
+    /// Opens `path` so that aligned writes go past the page cache where the file system can.
+    ///
+    /// # Errors
+    /// As [`File::open`].
+    pub fn open_direct(disk: &Arc<dyn Disk>, path: &Path, mode: OpenMode) -> Result<File, Error> {
+        File::open_with(disk, path, mode, true)
+    }
+
+    fn open_with(
+        disk: &Arc<dyn Disk>,
+        path: &Path,
+        mode: OpenMode,
+        direct: bool,
+    ) -> Result<File, Error> {
         let operation = Operation::Open {
             path: path.into(),
             mode,
+            direct,
         };
         match run(disk.as_ref(), IoOp::Open, path, None, operation)? {
             Output::File(id) => Ok(File {
@@ -454,6 +498,7 @@ impl File {
             file: self.id,
             offset,
             buffers,
+            durable: false,
         };
         self.run(IoOp::Write, Some(offset), operation).map(drop)
     }

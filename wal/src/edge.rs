@@ -61,20 +61,46 @@ pub(crate) fn spawn(log: &Arc<Log>) -> std::io::Result<()> {
 }
 
 fn run(weak: &Weak<Log>) {
+    let mut frames = 0;
+    let mut failing = false;
     while let Some(log) = weak.upgrade() {
         if log.is_stopped() {
             return;
         }
-        let stepped = log.step().unwrap_or_else(|error| {
-            // WARN and go on: appends meet the same error themselves, and reads do not need this.
-            tracing::warn!(%error, "background work of the log failed; it is tried again");
-            false
-        });
-        if !stepped
-            && log.wait_for_work(IDLE)
-            && let Err(error) = log.mark()
-        {
+        let stepped = match log.step() {
+            Ok(stepped) => {
+                failing = false;
+                stepped
+            }
+            Err(error) => {
+                // WARN and go on: appends meet the same error, and reads do not need this.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "background work of the log failed; it is tried again");
+                }
+                false
+            }
+        };
+        if stepped || !log.wait_for_work(IDLE) {
+            continue;
+        }
+        let idle = frames == std::mem::replace(&mut frames, log.stats().frames);
+        if idle && let Err(error) = log.mark() {
             tracing::warn!(%error, "cannot mark the idle log");
         }
     }
+}
+
+/// Starts the thread that waits for the disk on behalf of awaited tickets. It ends with the log.
+pub(crate) fn attend(log: &Arc<Log>) -> std::io::Result<()> {
+    let weak = Arc::downgrade(log);
+    let name = "seawall-await".to_owned();
+    let run = move || {
+        while let Some(log) = weak.upgrade() {
+            while log.attend_once() {}
+            if !log.wait_for_call(IDLE) {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name(name).spawn(run).map(drop)
 }

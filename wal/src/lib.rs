@@ -119,11 +119,13 @@ mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 pub mod disk;
+mod draft;
 mod edge;
 mod entries;
 mod error;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
+mod flight;
 #[cfg(test)]
 mod format_tests;
 mod frame;
@@ -134,6 +136,7 @@ mod log;
 mod loss;
 mod lsn;
 mod meta;
+mod prepare;
 mod read;
 mod record;
 mod replay;
@@ -142,11 +145,12 @@ mod retention;
 mod scan;
 mod segment;
 mod state;
+mod sync;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod walk;
 
-pub use append::Ticket;
 pub use block::{BlockSize, Lba, LogId, NodeIncarnation, VolumeId};
 pub use clock::Clock;
 pub use edge::SystemClock;
@@ -159,6 +163,8 @@ pub use meta::{CleanClose, Geometry, Meta, MetaContents, Role, Section, SectionI
 pub use read::RecordReader;
 pub use record::{Change, Record, RecordHeader, RecordKind};
 pub use report::{
-    Frontiers, Gap, Loss, LossReport, RecordPlace, ReplayReport, ScanEnd, SegmentInfo, SegmentState,
+    Frontiers, Gap, Loss, LossReport, RecordPlace, ReplayReport, ScanEnd, SegmentInfo,
+    SegmentState, Stats,
 };
 pub use retention::{PinInfo, PinKind, WalPin};
+pub use ticket::Ticket;

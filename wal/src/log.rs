@@ -2,14 +2,16 @@
 //! reading in `read`, its two ends in `bounds`, what runs by itself in `background`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::flight::Released;
 use crate::meta::Meta;
 use crate::replay::{Verdict, verdict};
-use crate::report::{Frontiers, ReplayReport, ScanEnd, SegmentInfo, SegmentState};
+use crate::report::{Frontiers, ReplayReport, ScanEnd, SegmentInfo, SegmentState, Stats};
 use crate::retention::{PinInfo, PinKind, WalPin, check_pin};
 use crate::segment::{SegmentHeader, file_name};
 use crate::state::{State, chain};
@@ -37,8 +39,16 @@ pub struct Log {
     pub(crate) dir: PathBuf,
     pub(crate) ids: Ids,
     state: Mutex<State>,
-    /// Signalled whenever a frontier moves, a leader steps down, or there is background work.
-    pub(crate) progress: Condvar,
+    /// The durable frontier, for those who need nothing else.
+    durable: AtomicU64,
+    /// The disk goes on by itself with what was submitted.
+    pub(crate) overlaps: bool,
+    /// Signalled whenever a frontier moves, a leader steps down, or a segment is ready.
+    progress: Condvar,
+    /// Signalled when there is background work.
+    work: Condvar,
+    /// Signalled when somebody asks to be called.
+    pub(crate) called: Condvar,
 }
 
 /// What never changes while a log is open.
@@ -122,8 +132,13 @@ impl Log {
             state: Mutex::new(State::from_walk(
                 walk, &contents, checkpoint, &report, writable,
             )),
+            durable: AtomicU64::new(0),
+            overlaps: disk.durable_writes() && disk.overlaps(),
             progress: Condvar::new(),
+            work: Condvar::new(),
+            called: Condvar::new(),
         });
+        log.publish(&log.state());
         if writable && verdict != Verdict::Damaged {
             log.begin_writing(wipe_to)?;
             if !disk.is_stepped() {
@@ -153,7 +168,6 @@ impl Log {
         if wipe_to.is_some() || self.state().active().sealed {
             // D16: the next append goes to a new generation.
             self.rotate()?;
-            self.sync_active()?;
         }
         Ok(())
     }
@@ -173,10 +187,64 @@ impl Log {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.progress
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Sleeps until a leader stepped down, a frame landed or a segment is ready.
+    pub(crate) fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = (self.progress.wait(state)).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
+    }
+
+    /// Wakes those who sleep in [`Log::wait`]; costs nothing when nobody does.
+    pub(crate) fn signal(&self, state: &State) {
+        if state.waiting > 0 {
+            self.progress.notify_all();
+        }
+    }
+
+    /// Tells the background that there is work.
+    pub(crate) fn signal_work(&self, _: &State) {
+        self.work.notify_all();
+    }
+
+    /// Edge thread: waits until there is work. `true` when there was none for `timeout`.
+    pub(crate) fn wait_for_work(&self, timeout: Duration) -> bool {
+        let state = self.state();
+        !state.stopped
+            && (self.work.wait_timeout(state, timeout)).is_ok_and(|(_, out)| out.timed_out())
+    }
+
+    /// The durable frontier as of now, without a lock.
+    pub(crate) fn durable(&self) -> Lsn {
+        // OK because it is stored behind the accounting that it stands for, and only rises but for a
+        // truncation, which nobody waits across.
+        Lsn::new(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn publish(&self, state: &State) {
+        self.durable
+            .store(state.frontiers.durable.get(), Ordering::Release);
+    }
+
+    /// Fails the log for good and tells everybody who waits (L3, L-W3).
+    pub(crate) fn fail(&self, error: &Error) {
+        let mut released = Released::default();
+        let mut state = self.state();
+        state.poison(error);
+        state.release_all(&mut released);
+        self.signal(&state);
+        drop(state);
+        released.wake();
+    }
+
+    pub(crate) fn check_running(&self) -> Result<(), Error> {
+        self.state().check_running()
+    }
+
+    /// Counters since it was opened.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.state().stats
     }
 
     /// The chain now.
@@ -224,8 +292,7 @@ impl Log {
             return Err(chain("commit", lsn, "durable", durable));
         }
         state.move_frontiers(|frontiers| frontiers.committed = frontiers.committed.max(lsn));
-        drop(state);
-        self.progress.notify_all();
+        self.signal(&state);
         Ok(())
     }
 
@@ -264,13 +331,15 @@ impl Log {
     }
 
     pub(crate) fn advance_pin(&self, id: u64, after: Lsn) {
-        self.state().pins.advance(id, after);
-        self.progress.notify_all();
+        let mut state = self.state();
+        state.pins.advance(id, after);
+        self.signal_work(&state);
     }
 
     pub(crate) fn release_pin(&self, id: u64) {
-        self.state().pins.remove(id);
-        self.progress.notify_all();
+        let mut state = self.state();
+        state.pins.remove(id);
+        self.signal_work(&state);
     }
 
     /// Every pin, oldest first.
@@ -334,15 +403,14 @@ impl Log {
     /// durable. For shippers.
     #[must_use]
     pub fn wait_durable_beyond(&self, after: Lsn, timeout_ns: u64) -> Lsn {
-        let state = self.state();
+        let mut state = self.state();
+        state.waiting += 1;
         let blocked = |state: &mut State| state.frontiers.durable <= after && !state.stopped;
         let timeout = Duration::from_nanos(timeout_ns);
         let waited = self.progress.wait_timeout_while(state, timeout, blocked);
-        waited
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .frontiers
-            .durable
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state.frontiers.durable
     }
 
     /// Its meta.

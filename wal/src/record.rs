@@ -72,7 +72,7 @@ pub struct RecordHeader {
     pub lba: Lba,
     /// Number of blocks, at least 1.
     pub blocks: u32,
-    /// CRC-32 over the header with this field zero, and the payload.
+    /// CRC-32 over the payload, then the header with this field zero.
     pub sum: u32,
 }
 
@@ -193,12 +193,17 @@ impl RecordHeader {
         Ok(())
     }
 
-    /// CRC-32 over the header with its sum field zero, and the payload.
+    /// CRC-32 over the payload, then the header with its sum field zero.
     #[must_use]
     pub fn compute_sum(&self, payload: &[u8]) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
+        self.sum_behind(crc32fast::hash(payload))
+    }
+
+    /// The sum, when the payload's own is known: the header comes behind it, so that the longer part
+    /// can be summed before the record has a number.
+    fn sum_behind(&self, payload_sum: u32) -> u32 {
+        let mut hasher = crc32fast::Hasher::new_with_initial(payload_sum);
         hasher.update(&RecordHeader { sum: 0, ..*self }.encode());
-        hasher.update(payload);
         hasher.finalize()
     }
 
@@ -240,9 +245,8 @@ impl RecordHeader {
         }
         let mut summed = *bytes;
         summed[Self::SUM_AT..Self::KIND_AT].fill(0);
-        let mut hasher = crc32fast::Hasher::new();
+        let mut hasher = crc32fast::Hasher::new_with_initial(crc32fast::hash(payload));
         hasher.update(&summed);
-        hasher.update(payload);
         let found = hasher.finalize();
         match found == header.sum {
             true => Ok(header),
@@ -251,6 +255,54 @@ impl RecordHeader {
                 found,
             }),
         }
+    }
+}
+
+/// Largest payload of one record in a log of such segments: 1 MiB, or a quarter of a segment.
+pub(crate) fn payload_bytes_max(segment_bytes: u64) -> usize {
+    let quarter = usize::try_from(segment_bytes / 4).unwrap_or(usize::MAX);
+    RecordHeader::PAYLOAD_BYTES_MAX.min(quarter)
+}
+
+/// A change of our own whose payload is summed and that has no number yet.
+#[derive(Debug)]
+pub(crate) struct Unnumbered {
+    header: RecordHeader,
+    payload: Bytes,
+    payload_sum: u32,
+}
+
+impl Unnumbered {
+    pub(crate) fn new(change: Change, volume: VolumeId, block_size: BlockSize) -> Unnumbered {
+        let header = RecordHeader {
+            kind: change.kind,
+            no_hole: change.no_hole,
+            block_size,
+            volume,
+            epoch: Epoch::default(),
+            incarnation: Incarnation::default(),
+            lsn: Lsn::ZERO,
+            lba: change.lba,
+            blocks: change.blocks,
+            sum: 0,
+        };
+        Unnumbered {
+            header,
+            payload_sum: crc32fast::hash(&change.payload),
+            payload: change.payload,
+        }
+    }
+
+    pub(crate) fn number(self, epoch: Epoch, incarnation: Incarnation, lsn: Lsn) -> Record {
+        let mut header = RecordHeader {
+            epoch,
+            incarnation,
+            lsn,
+            ..self.header
+        };
+        header.sum = header.sum_behind(self.payload_sum);
+        let payload = self.payload;
+        Record { header, payload }
     }
 }
 

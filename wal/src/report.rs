@@ -154,3 +154,20 @@ pub enum SegmentState {
     /// Prepared, or waiting for reuse.
     Free,
 }
+
+/// Counters of a log since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Records appended.
+    pub records: u64,
+    /// Frames written, those without records included.
+    pub frames: u64,
+    /// Bytes of these frames.
+    pub frame_bytes: u64,
+    /// Segments sealed.
+    pub rotations: u64,
+    /// Segments prepared for a life.
+    pub prepared: u64,
+    /// Times that an append or a rotation found no segment prepared and had to do it itself.
+    pub dry_pool: u64,
+}

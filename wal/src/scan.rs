@@ -325,8 +325,7 @@ impl Log {
         for lsn in lost.iter().flatten().flat_map(|run| run.iter()) {
             state.damage.insert(lsn, false);
         }
-        drop(state);
-        self.progress.notify_all();
+        self.signal_work(&state);
         Ok(entries)
     }
 

@@ -141,7 +141,7 @@ impl SegmentFile {
         slot: u32,
         segment_bytes: u64,
     ) -> Result<File, Error> {
-        let file = File::open(disk, &dir.join(file_name(slot)), OpenMode::CreateOrOpen)?;
+        let file = File::open_direct(disk, &dir.join(file_name(slot)), OpenMode::CreateOrOpen)?;
         let from =
             file.length()?.min(segment_bytes) / FRAME_ALIGNMENT as u64 * FRAME_ALIGNMENT as u64;
         SegmentFile::write_zeros(&file, from, segment_bytes)?;

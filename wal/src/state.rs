@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::entries::{Entries, Source};
+use crate::flight::{Flight, Wakers};
 use crate::record::Record;
-use crate::report::{Frontiers, Gap, ReplayReport, ScanEnd};
+use crate::report::{Frontiers, Gap, ReplayReport, ScanEnd, Stats};
 use crate::retention::Registry;
 use crate::segment::SegmentFile;
+use crate::sync::Gate;
 use crate::walk::{Link, Segment, Slots, Walk};
 use crate::{Damage, Epoch, Error, Incarnation, Lineage, Lsn, LsnRange};
 
@@ -19,11 +21,29 @@ pub(crate) struct State {
     /// Last LSN handed to the operating system.
     pub(crate) written: Lsn,
     pub(crate) applied: Lsn,
-    /// Records that have an LSN and no place yet.
-    pub(crate) queue: VecDeque<Record>,
-    pub(crate) queue_bytes: u64,
-    /// Queued records and those being written, for readers.
-    pub(crate) pending: BTreeMap<Lsn, Record>,
+    /// Records above `written`, dense: those in flight, then the queued ones.
+    pub(crate) pending: VecDeque<Record>,
+    pub(crate) pending_bytes: u64,
+    /// How many of the pending ones are in flight.
+    pub(crate) drafted: usize,
+    /// Bytes of frames that the queued ones need at most.
+    pub(crate) queued_cost: u64,
+    pub(crate) queued_bytes: u64,
+    /// Frames on their way, by sequence.
+    pub(crate) flights: VecDeque<Flight>,
+    /// How many of them, from the front, are accounted for in the segments.
+    pub(crate) placed: usize,
+    /// Where the next frame goes in the active segment.
+    pub(crate) next_offset: u64,
+    /// Where those sleep whose records are queued.
+    pub(crate) queue_gate: Arc<Gate>,
+    pub(crate) queue_sleepers: usize,
+    /// Callers that were woken and did not append since.
+    pub(crate) returning: usize,
+    /// Whom to call at which LSN.
+    pub(crate) wakers: Wakers,
+    /// A thread calls them.
+    pub(crate) attended: bool,
     pub(crate) segments: Vec<Segment>,
     pub(crate) slots: Slots,
     /// Prepared for their next life.
@@ -31,8 +51,12 @@ pub(crate) struct State {
     /// Reclaimed; reusable once no reader holds them.
     pub(crate) retired: Vec<Arc<SegmentFile>>,
     pub(crate) link: Link,
-    /// Somebody is writing frames; there is never more than one.
+    /// Somebody has the sole right to write frames.
     pub(crate) leading: bool,
+    /// Somebody lets others queue their records before it writes them.
+    pub(crate) gathering: bool,
+    /// Somebody prepares a segment.
+    pub(crate) preparing: bool,
     /// Somebody runs a background step.
     pub(crate) stepping: bool,
     pub(crate) stopped: bool,
@@ -44,11 +68,12 @@ pub(crate) struct State {
     pub(crate) writer: Option<(Epoch, Incarnation)>,
     /// Frames were written since the last mark.
     pub(crate) unmarked: bool,
-    /// Frames were written since the last sync.
-    pub(crate) unsynced: bool,
     pub(crate) pins: Registry,
     /// How far somebody wanted to reclaim; pins may have held it back (P09).
     pub(crate) reclaim_wanted: Lsn,
+    /// Threads that sleep for `Log::progress`.
+    pub(crate) waiting: usize,
+    pub(crate) stats: Stats,
 }
 
 /// Records of one segment, one behind the other, and what is needed to read them without the lock.
@@ -77,7 +102,7 @@ impl State {
             .segments
             .iter()
             .find_map(|segment| segment.entries.first());
-        let pending = self.pending.keys().next().copied();
+        let pending = self.pending.front().map(Record::lsn);
         let first = stored.or(pending);
         let first = first.unwrap_or_else(|| self.frontiers.head.next());
         let damaged = self.damage.keys().next().copied();
@@ -142,10 +167,13 @@ impl State {
         if range.after < self.written || range.is_empty() {
             return Vec::new();
         }
-        let queued = self.pending.range(range.after.next()..=range.through);
-        queued
-            .take(most)
-            .map(|(_, record)| record.clone())
+        let skipped = usize::try_from(range.after.get() - self.written.get()).unwrap_or(usize::MAX);
+        let count = usize::try_from(range.len()).unwrap_or(usize::MAX).min(most);
+        self.pending
+            .iter()
+            .skip(skipped)
+            .take(count)
+            .cloned()
             .collect()
     }
 
@@ -282,15 +310,27 @@ impl State {
             frontiers,
             written: frontiers.head,
             applied,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            pending: BTreeMap::new(),
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            drafted: 0,
+            queued_cost: 0,
+            queued_bytes: 0,
+            flights: VecDeque::new(),
+            placed: 0,
+            next_offset: walk.segments.last().map_or(0, |active| active.end),
+            queue_gate: Arc::default(),
+            queue_sleepers: 0,
+            returning: 0,
+            wakers: Wakers::new(),
+            attended: false,
             segments: walk.segments,
             slots: walk.slots,
             ready: Vec::new(),
             retired: Vec::new(),
             link: walk.link,
             leading: false,
+            gathering: false,
+            preparing: false,
             stepping: false,
             stopped: false,
             read_only,
@@ -299,9 +339,10 @@ impl State {
             lineage: meta.lineage.clone(),
             writer: None,
             unmarked: false,
-            unsynced: false,
             pins: Registry::default(),
             reclaim_wanted: meta.tail,
+            waiting: 0,
+            stats: Stats::default(),
         }
     }
 
@@ -325,9 +366,11 @@ impl State {
         debug_assert_eq!(record.lsn(), self.frontiers.head.next(), "dense LSNs");
         self.move_frontiers(|frontiers| frontiers.head = record.lsn());
         self.applied = record.lsn();
-        self.queue_bytes += record.bytes() as u64;
-        self.pending.insert(record.lsn(), record.clone());
-        self.queue.push_back(record);
+        self.stats.records += 1;
+        self.pending_bytes += record.bytes() as u64;
+        self.queued_cost += record.frame_cost();
+        self.queued_bytes += record.bytes() as u64;
+        self.pending.push_back(record);
     }
 
     pub(crate) fn push_active(&mut self, file: Arc<SegmentFile>) {
@@ -337,6 +380,11 @@ impl State {
             "W8: generation {} behind {newest:?}",
             file.generation
         );
+        assert!(
+            self.flights.is_empty(),
+            "W9: a frame in flight behind the seal"
+        );
+        self.next_offset = crate::segment::FIRST_FRAME_AT;
         self.segments.push(Segment {
             file,
             entries: Entries::default(),

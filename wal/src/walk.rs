@@ -173,7 +173,10 @@ impl Place<'_> {
         {
             slots.used.insert(slot);
             let path = self.dir.join(crate::segment::file_name(slot));
-            let file = File::open(self.disk, &path, mode)?;
+            let file = match self.writable {
+                true => File::open_direct(self.disk, &path, mode)?,
+                false => File::open(self.disk, &path, mode)?,
+            };
             if self.writable {
                 // L4: what we are about to believe has to be durable first.
                 file.sync()?;

@@ -39,6 +39,22 @@ impl Counting {
         })
     }
 
+    fn count(&self, operation: &Operation) {
+        match operation {
+            Operation::Sync { .. } => {
+                self.syncs.fetch_add(1, Ordering::Relaxed);
+            }
+            Operation::Write {
+                buffers, durable, ..
+            } => {
+                let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.syncs.fetch_add(u64::from(*durable), Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
     // Relaxed everywhere: the counters carry no other memory with them.
     pub(super) fn counters(&self) -> Counters {
         Counters {
@@ -50,17 +66,21 @@ impl Counting {
 
 impl Disk for Counting {
     fn submit(&self, operation: Operation) -> Token {
-        match &operation {
-            Operation::Sync { .. } => {
-                self.syncs.fetch_add(1, Ordering::Relaxed);
-            }
-            Operation::Write { buffers, .. } => {
-                let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
-                self.bytes.fetch_add(bytes, Ordering::Relaxed);
-            }
-            _ => {}
-        }
+        self.count(&operation);
         self.inner.submit(operation)
+    }
+
+    fn run(&self, operation: Operation) -> Completion {
+        self.count(&operation);
+        self.inner.run(operation)
+    }
+
+    fn durable_writes(&self) -> bool {
+        self.inner.durable_writes()
+    }
+
+    fn overlaps(&self) -> bool {
+        self.inner.overlaps()
     }
 
     fn take(&self, token: Token) -> Option<Completion> {

@@ -337,6 +337,7 @@ fn a_closed_handle_fails_every_operation(disk: &Arc<dyn Disk>, directory: &Path)
             file,
             offset: 0,
             buffers: vec![bytes(b"x")],
+            durable: false,
         },
         |file| Operation::Sync { file },
         |file| Operation::Length { file },
@@ -382,6 +383,7 @@ fn submitted_operations_all_complete(disk: &Arc<dyn Disk>, directory: &Path) {
                 file: file.id(),
                 offset: (i * size) as u64,
                 buffers: vec![bytes(part)],
+                durable: false,
             })
         })
         .collect();
@@ -410,6 +412,7 @@ fn a_close_finishes_what_is_in_flight_on_its_handle(disk: &Arc<dyn Disk>, direct
                 file: file.id(),
                 offset: (slot * size) as u64,
                 buffers: vec![bytes(&pattern(slot, size))],
+                durable: false,
             })
         })
         .collect();

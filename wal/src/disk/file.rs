@@ -37,12 +37,38 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// An open file; `None` once its handle was closed. Operations hold the shared lock, `Close` the
 /// exclusive one, so that a close finishes what is in flight.
-type Handle = Arc<RwLock<Option<File>>>;
+type Handle = Arc<RwLock<Option<Open>>>;
+
+/// A file, and a second descriptor of it for direct writes.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) file: File,
+    pub(super) direct: Option<File>,
+}
+
+impl Open {
+    /// Where a write goes: past the page cache if everything about it is aligned.
+    pub(super) fn target(&self, offset: u64, buffers: &[Bytes]) -> &File {
+        let aligned = |bytes: &Bytes| {
+            bytes.as_ptr().addr().is_multiple_of(SECTOR) && bytes.len().is_multiple_of(SECTOR)
+        };
+        match &self.direct {
+            Some(direct) if offset.is_multiple_of(SECTOR as u64) && buffers.iter().all(aligned) => {
+                direct
+            }
+            _ => &self.file,
+        }
+    }
+}
+
+/// Alignment that direct writes need.
+const SECTOR: usize = 4096;
 
 /// The portable backend.
 #[derive(Debug, Default)]
 pub struct FileDisk {
     next_id: AtomicU64,
+    direct: bool,
     files: RwLock<HashMap<FileId, Handle>>,
     completions: Mutex<HashMap<Token, Completion>>,
 }
@@ -52,6 +78,15 @@ impl FileDisk {
     #[must_use]
     pub fn new() -> Arc<FileDisk> {
         Arc::new(FileDisk::default())
+    }
+
+    /// A backend whose log writes go past the page cache, each durable by itself.
+    #[must_use]
+    pub fn direct() -> Arc<FileDisk> {
+        Arc::new(FileDisk {
+            direct: cfg!(target_os = "linux"),
+            ..FileDisk::default()
+        })
     }
 
     pub(super) fn fresh_id(&self) -> u64 {
@@ -70,6 +105,15 @@ impl FileDisk {
         id: FileId,
         work: impl FnOnce(&File) -> io::Result<T>,
     ) -> io::Result<T> {
+        self.with_open(id, |open| work(&open.file))
+    }
+
+    /// As `with_file`, with both descriptors.
+    pub(super) fn with_open<T>(
+        &self,
+        id: FileId,
+        work: impl FnOnce(&Open) -> io::Result<T>,
+    ) -> io::Result<T> {
         let handle = self.handle(id)?;
         let file = handle.read().unwrap_or_else(PoisonError::into_inner);
         work(file.as_ref().ok_or_else(bad_handle)?)
@@ -78,7 +122,9 @@ impl FileDisk {
     /// Carries an operation out on the calling thread.
     pub(super) fn perform(&self, operation: Operation) -> Completion {
         match operation {
-            Operation::Open { path, mode } => self.open(&path, mode).map(Output::File),
+            Operation::Open { path, mode, direct } => {
+                self.open(&path, mode, direct).map(Output::File)
+            }
             Operation::Close { file } => self.close(file).map(done),
             Operation::Read {
                 file,
@@ -89,8 +135,9 @@ impl FileDisk {
                 file,
                 offset,
                 buffers,
+                durable,
             } => self
-                .with_file(file, |file| write_all(file, offset, &buffers))
+                .with_open(file, |open| write_all(open, offset, &buffers, durable))
                 .map(done),
             Operation::Sync { file } => self.with_file(file, sync_data).map(done),
             Operation::Length { file } => self.with_file(file, length).map(Output::Length),
@@ -116,7 +163,7 @@ impl FileDisk {
         }
     }
 
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<FileId> {
+    fn open(&self, path: &Path, mode: OpenMode, direct: bool) -> io::Result<FileId> {
         let mut options = OpenOptions::new();
         options.read(true);
         match mode {
@@ -127,9 +174,11 @@ impl FileDisk {
             OpenMode::CreateOrOpen => drop(options.write(true).create(true)),
         }
         let file = options.open(path)?;
+        let direct = (direct && self.direct).then(|| open_direct(path)).flatten();
+        let open = Open { file, direct };
         let id = FileId(self.fresh_id());
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
-        files.insert(id, Arc::new(RwLock::new(Some(file))));
+        files.insert(id, Arc::new(RwLock::new(Some(open))));
         Ok(id)
     }
 
@@ -146,7 +195,7 @@ impl FileDisk {
             .ok_or_else(bad_handle)?;
         // A child between fork and exec holds a copy of the descriptor, and with it the lock.
         // Unlocking frees it for every copy. OK to ignore: without a lock there is nothing to free.
-        let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
+        let _ = rustix::fs::flock(&file.file, FlockOperation::Unlock);
         Ok(())
     }
 
@@ -177,8 +226,19 @@ impl Disk for FileDisk {
         self.take(token).unwrap_or_else(|| Err(used_token()))
     }
 
+    fn run(&self, operation: Operation) -> Completion {
+        self.perform(operation)
+    }
+
+    fn durable_writes(&self) -> bool {
+        self.direct
+    }
+
     fn backend(&self) -> &'static str {
-        "portable"
+        match self.direct {
+            true => "direct",
+            false => "portable",
+        }
     }
 
     fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
@@ -217,10 +277,44 @@ fn read(file: &File, offset: u64, mut buffer: Buffer) -> Completion {
     Ok(Output::Read { buffer, filled })
 }
 
-fn write_all(file: &File, offset: u64, buffers: &[Bytes]) -> io::Result<()> {
+fn write_all(open: &Open, offset: u64, buffers: &[Bytes], durable: bool) -> io::Result<()> {
+    let file = open.target(offset, buffers);
+    if durable {
+        return write_durable(file, offset, buffers);
+    }
     write_all_by(offset, buffers, |slices, offset| {
         rustix::io::pwritev(file, slices, offset)
     })
+}
+
+#[cfg(target_os = "linux")]
+fn write_durable(file: &File, offset: u64, buffers: &[Bytes]) -> io::Result<()> {
+    use rustix::io::ReadWriteFlags;
+    write_all_by(offset, buffers, |slices, offset| {
+        rustix::io::pwritev2(file, slices, offset, ReadWriteFlags::DSYNC)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_durable(file: &File, offset: u64, buffers: &[Bytes]) -> io::Result<()> {
+    write_all_by(offset, buffers, |slices, offset| {
+        rustix::io::pwritev(file, slices, offset)
+    })?;
+    sync_data(file)
+}
+
+/// A descriptor for direct writes, where the file system has them.
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    options.custom_flags(OFlags::DIRECT.bits().cast_signed());
+    options.open(path).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_: &Path) -> Option<File> {
+    None
 }
 
 /// Writes every byte or fails: a short transfer is continued where it stopped (L-W6).

@@ -20,7 +20,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use io_uring::{EnterFlags, IoUring, opcode, squeue, types};
 use rustix::io::Errno;
 
-use super::file::{FileDisk, bad_handle};
+use super::file::{FileDisk, Open, bad_handle};
 use super::{Buffer, Bytes, Completion, Disk, FileId, MappedFile, Operation, Output, Token};
 
 /// Operations the ring holds at once. Each has at most one entry in either queue, so neither ever
@@ -48,6 +48,7 @@ enum Work {
         slices: Vec<IoSlice<'static>>,
         /// First slice with bytes left.
         first: usize,
+        durable: bool,
     },
     Sync,
 }
@@ -111,7 +112,7 @@ impl RingDisk {
             return Err(ErrorKind::Unsupported.into());
         }
         Ok(Arc::new(RingDisk {
-            files: FileDisk::new(),
+            files: FileDisk::direct(),
             ring,
             submission: Mutex::new(()),
             state: Mutex::new(State::default()),
@@ -127,10 +128,11 @@ impl RingDisk {
     fn start(&self, file: FileId, work: Work) -> io::Result<Token> {
         let token = Token(self.files.fresh_id());
         // The handle cannot close while the kernel has not taken its own reference to the file.
-        self.files.with_file(file, |open| {
+        self.files.with_open(file, |open| {
+            let fd = work.descriptor(open);
             let flying = InFlight { file, work };
             self.state().in_flight.insert(token, flying);
-            self.push_work(open.as_raw_fd(), token)
+            self.push_work(fd, token)
         })?;
         Ok(token)
     }
@@ -139,7 +141,7 @@ impl RingDisk {
     fn resume(&self, file: FileId, token: Token) {
         let resumed = self
             .files
-            .with_file(file, |open| self.push_work(open.as_raw_fd(), token));
+            .with_open(file, |open| self.push_work(open.file.as_raw_fd(), token));
         if let Err(error) = resumed {
             // The handle is gone, so that the kernel was not asked again; or the ring is broken.
             let mut state = self.state();
@@ -315,15 +317,26 @@ impl Work {
                 file,
                 offset,
                 buffers,
+                durable,
             } if buffers.iter().any(|bytes| !bytes.is_empty()) => {
-                Ok((file, Work::write(offset, buffers)))
+                Ok((file, Work::write(offset, buffers, durable)))
             }
             Operation::Sync { file } => Ok((file, Work::Sync)),
             other => Err(other),
         }
     }
 
-    fn write(offset: u64, buffers: Vec<Bytes>) -> Work {
+    /// The descriptor that the work is done through; a rest of it goes through the page cache.
+    fn descriptor(&self, open: &Open) -> i32 {
+        match self {
+            Work::Write {
+                offset, _buffers, ..
+            } => open.target(*offset, _buffers).as_raw_fd(),
+            _ => open.file.as_raw_fd(),
+        }
+    }
+
+    fn write(offset: u64, buffers: Vec<Bytes>, durable: bool) -> Work {
         let slices = buffers
             .iter()
             .filter(|bytes| !bytes.is_empty())
@@ -339,6 +352,7 @@ impl Work {
             _buffers: buffers,
             slices,
             first: 0,
+            durable,
         }
     }
 
@@ -361,13 +375,16 @@ impl Work {
                 offset,
                 slices,
                 first,
+                durable,
                 ..
             } => {
                 let left = &slices[*first..];
+                let flags = if *durable { libc_dsync() } else { 0 };
                 let count = u32::try_from(left.len().min(SLICES_MAX)).unwrap_or(u32::MAX);
                 // An `IoSlice` is an `iovec` on Unix.
                 opcode::Writev::new(fd, left.as_ptr().cast(), count)
                     .offset(*offset)
+                    .rw_flags(flags)
                     .build()
             }
             Work::Sync => opcode::Fsync::new(fd)
@@ -427,6 +444,11 @@ impl Work {
     }
 }
 
+/// The flag of a write that is durable by itself.
+fn libc_dsync() -> i32 {
+    rustix::io::ReadWriteFlags::DSYNC.bits().cast_signed()
+}
+
 /// Errors of the ring itself after which it goes on.
 fn is_passing(error: &io::Error) -> bool {
     let passing = [Errno::INTR, Errno::AGAIN, Errno::BUSY].map(Errno::raw_os_error);
@@ -469,6 +491,21 @@ impl Disk for RingDisk {
             Some(completion) => completion,
             None => self.files.wait(token),
         }
+    }
+
+    fn run(&self, operation: Operation) -> Completion {
+        if let Operation::Close { file } = operation {
+            self.finish_all_on(file);
+        }
+        self.files.run(operation)
+    }
+
+    fn durable_writes(&self) -> bool {
+        true
+    }
+
+    fn overlaps(&self) -> bool {
+        true
     }
 
     fn backend(&self) -> &'static str {

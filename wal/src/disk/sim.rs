@@ -76,6 +76,7 @@ use state::State;
 /// A simulated disk. See the module text for what it does to its user.
 pub struct SimDisk {
     state: Mutex<State>,
+    durable_writes: bool,
 }
 
 impl fmt::Debug for SimDisk {
@@ -88,17 +89,24 @@ impl SimDisk {
     /// An empty disk without a limit.
     #[must_use]
     pub fn new(seed: u64) -> Arc<SimDisk> {
-        SimDisk::from_media(Media::new(None), Rng::new(seed), 0)
+        SimDisk::from_media(Media::new(None), Rng::new(seed), 0, true)
     }
 
     /// An empty disk of so many bytes, shared by all files; names take none.
     #[must_use]
     pub fn with_capacity(seed: u64, bytes: u64) -> Arc<SimDisk> {
-        SimDisk::from_media(Media::new(Some(bytes)), Rng::new(seed), 0)
+        SimDisk::from_media(Media::new(Some(bytes)), Rng::new(seed), 0, true)
     }
 
-    fn from_media(media: Media, rng: Rng, next_id: u64) -> Arc<SimDisk> {
+    /// An empty disk whose user writes, then syncs, in place of writes that are durable one by one.
+    #[must_use]
+    pub fn with_syncs(seed: u64) -> Arc<SimDisk> {
+        SimDisk::from_media(Media::new(None), Rng::new(seed), 0, false)
+    }
+
+    fn from_media(media: Media, rng: Rng, next_id: u64, durable_writes: bool) -> Arc<SimDisk> {
         Arc::new(SimDisk {
+            durable_writes,
             state: Mutex::new(State::new(media, rng, next_id)),
         })
     }
@@ -121,7 +129,7 @@ impl SimDisk {
         let state = self.state();
         let mut media = state.media_with_some_in_flight(&mut rng);
         media.settle(&mut rng);
-        SimDisk::from_media(media, rng, state.next_id())
+        SimDisk::from_media(media, rng, state.next_id(), self.durable_writes)
     }
 
     /// The disk after a power cut now that kept nothing unsynced.
@@ -130,7 +138,7 @@ impl SimDisk {
         let state = self.state();
         let mut media = state.media.clone();
         media.lose_unsynced();
-        SimDisk::from_media(media, state.rng(), state.next_id())
+        SimDisk::from_media(media, state.rng(), state.next_id(), self.durable_writes)
     }
 
     /// The disk after kill -9: everything completed is there, as durable as it was, and operations
@@ -141,7 +149,7 @@ impl SimDisk {
         let mut rng = state.rng();
         let mut media = state.media_with_some_in_flight(&mut rng);
         media.close_all();
-        SimDisk::from_media(media, rng, state.next_id())
+        SimDisk::from_media(media, rng, state.next_id(), self.durable_writes)
     }
 
     /// Syncs of files and directories carried out so far.
@@ -255,6 +263,14 @@ impl Disk for SimDisk {
 
     fn wait(&self, token: Token) -> Completion {
         self.state().wait(token)
+    }
+
+    fn durable_writes(&self) -> bool {
+        self.durable_writes
+    }
+
+    fn overlaps(&self) -> bool {
+        true
     }
 
     fn backend(&self) -> &'static str {

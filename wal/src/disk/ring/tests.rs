@@ -49,6 +49,7 @@ fn more_operations_than_the_ring_holds_all_complete() {
                 file: file.id(),
                 offset: slot as u64 * 512,
                 buffers: vec![Arc::new(Buffer::copy_of(&[byte; 512]))],
+                durable: false,
             })
         })
         .collect();
@@ -70,6 +71,7 @@ fn a_dropped_ring_waits_for_what_is_in_flight() {
     let token = disk.submit(Operation::Open {
         path: path.clone(),
         mode: OpenMode::CreateNew,
+        direct: false,
     });
     let Ok(Output::File(file)) = disk.wait(token) else {
         panic!("not opened");
@@ -79,6 +81,7 @@ fn a_dropped_ring_waits_for_what_is_in_flight() {
             file,
             offset: slot * 65_536,
             buffers: vec![Arc::new(Buffer::copy_of(&[7; 65_536]))],
+            durable: false,
         });
     }
     disk.submit(Operation::Sync { file });
@@ -94,7 +97,7 @@ fn short_completions_go_on_where_they_stopped() {
     let parts: [&[u8]; 4] = [b"one", b"", b"three", b"six"];
     let buffers: Vec<Bytes> = parts.map(|part| Arc::new(Buffer::copy_of(part))).into();
     for step in 1..=11usize {
-        let mut work = Work::write(100, buffers.clone());
+        let mut work = Work::write(100, buffers.clone(), false);
         let mut taken = Vec::new();
         loop {
             let Work::Write {
@@ -125,7 +128,7 @@ fn short_completions_go_on_where_they_stopped() {
 
 #[test]
 fn errors_of_the_kernel_reach_the_caller_and_nothing_is_retried() {
-    let write = || Work::write(0, vec![Arc::new(Buffer::copy_of(b"bytes"))]);
+    let write = || Work::write(0, vec![Arc::new(Buffer::copy_of(b"bytes"))], false);
     let errno = |next| match next {
         Next::Failed(error) => error.raw_os_error(),
         other => panic!("{other:?}"),

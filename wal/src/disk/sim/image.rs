@@ -230,6 +230,22 @@ impl FileImage {
         }
     }
 
+    /// Makes the sectors durable that were changed behind `before`, and no others. A size that the
+    /// write grew is durable with it.
+    pub(super) fn sync_since(&mut self, before: u64) {
+        let durable = &mut self.durable;
+        self.unsynced.retain(|sector, versions| {
+            let newest = versions.pop_if(|version| version.sequence > before);
+            let Some(newest) = newest else { return true };
+            durable.set(*sector, newest.content);
+            false
+        });
+        if let Some(newest) = self.sizes.pop_if(|size| size.sequence > before) {
+            durable.size = newest.size;
+            self.sizes.clear();
+        }
+    }
+
     /// What a failed sync may do: reads still see the bytes, and no later sync writes them (L-W1).
     pub(super) fn forget_unsynced(&mut self) {
         self.unsynced.clear();

@@ -170,6 +170,13 @@ impl Media {
         Ok(())
     }
 
+    /// Makes durable what was written to the file behind `before`, and with it the older versions
+    /// of the same sectors.
+    pub(super) fn sync_since(&mut self, node: NodeId, before: u64) -> io::Result<()> {
+        self.file_mut(node)?.sync_since(before);
+        Ok(())
+    }
+
     pub(super) fn sync_dir(&mut self, path: &Path, covers: u64) -> io::Result<()> {
         let directory = self.directory(path)?;
         self.names.sync(directory, covers);

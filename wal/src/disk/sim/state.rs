@@ -229,7 +229,7 @@ impl State {
             handle.writable.then_some(handle.node)
         };
         match operation {
-            Operation::Open { path, mode } => {
+            Operation::Open { path, mode, .. } => {
                 let creates = matches!(mode, OpenMode::CreateNew | OpenMode::CreateOrOpen)
                     && self.media.find(path).is_err();
                 creates.then(|| Change::Create { path: path.clone() })
@@ -238,6 +238,7 @@ impl State {
                 file,
                 offset,
                 buffers,
+                ..
             } => Some(Change::Write {
                 node: writable(file)?,
                 offset: *offset,
@@ -283,14 +284,23 @@ impl State {
             return Err(effect.error());
         }
         match operation {
-            Operation::Open { path, mode } => self.open(path, mode).map(Output::File),
+            Operation::Open { path, mode, .. } => self.open(path, mode).map(Output::File),
             Operation::Close { file } => self.close(file),
             Operation::Read {
                 file,
                 offset,
                 buffer,
             } => self.read(file, offset, buffer),
-            Operation::Write { file, .. } | Operation::PunchHole { file, .. } => {
+            Operation::Write { file, durable, .. } => {
+                let node = self.handle(file)?.node;
+                let before = self.media.sequence();
+                let done = self.apply(change.ok_or(Errno::BADF)?)?;
+                if durable {
+                    self.media.sync_since(node, before)?;
+                }
+                Ok(done)
+            }
+            Operation::PunchHole { file, .. } => {
                 self.handle(file)?;
                 self.apply(change.ok_or(Errno::BADF)?)
             }

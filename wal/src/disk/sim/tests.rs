@@ -155,6 +155,7 @@ fn a_sync_covers_only_what_completed_before_it_was_submitted() {
             file: file.id(),
             offset: 0,
             buffers: vec![Arc::new(Buffer::copy_of(&[1; 512]))],
+            durable: false,
         });
         let sync = sim.submit(Operation::Sync { file: file.id() });
         assert!(matches!(sim.wait(first), Ok(Output::Done)));
@@ -177,6 +178,7 @@ fn operations_in_flight_complete_in_any_order() {
                     file: file.id(),
                     offset: 0,
                     buffers: vec![Arc::new(Buffer::copy_of(&[byte; 8]))],
+                    durable: false,
                 })
             })
             .into();
@@ -205,6 +207,7 @@ fn the_same_seeds_give_the_same_run() {
                 file: file.id(),
                 offset: u64::from(round % 5) * 300,
                 buffers: vec![Arc::new(Buffer::copy_of(&[round; 600]))],
+                durable: false,
             });
         }
         file.sync().unwrap();
@@ -386,6 +389,7 @@ fn operations_in_flight_at_the_cut_took_place_or_not_or_in_part() {
         file: file.id(),
         offset: 0,
         buffers: vec![Arc::new(Buffer::copy_of(&[2; 1_024]))],
+        durable: false,
     });
     let seen = outcomes(&sim, |after| {
         let bytes = read(after, "/a");

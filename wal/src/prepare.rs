@@ -1,0 +1,211 @@
+//! Segments made ready for their next life: rotation, the pool, and what a full disk means.
+
+use std::sync::Arc;
+
+use crate::Error;
+use crate::commit::PENDING_BYTES_MAX;
+use crate::disk;
+use crate::draft::Event;
+use crate::frame::{self, FrameKind};
+use crate::log::{Ids, Log};
+use crate::segment::{SegmentFile, SegmentHeader, file_name};
+use crate::state::State;
+
+/// Prepared segments kept ready once the active one fills.
+pub(crate) const READY_MIN: usize = 2;
+/// Bytes of files kept for reuse beyond the ready ones; more are removed (L-R4).
+pub(crate) const SPARE_BYTES_MAX: u64 = 256 << 20;
+
+impl Log {
+    /// Waits until `bytes` more may be queued: for the disk when much is on its way, and for a
+    /// segment when the prepared ones are full. Call it before taking locks that a reader needs.
+    ///
+    /// # Errors
+    /// As [`Log::sync_through`]; [`Error::Io`] with ENOSPC when no segment can be prepared: nothing
+    /// was appended, and it works again once there is space (L8).
+    pub fn admit(&self, bytes: u64) -> Result<(), Error> {
+        // A record is at most doubled by the frame around it.
+        let cost = bytes.saturating_mul(2).max(frame::frame_bytes(1, 0) as u64);
+        loop {
+            let mut state = self.state();
+            state.check_running()?;
+            let busy = state.pending_bytes + bytes > PENDING_BYTES_MAX;
+            let room = state.room_ahead(&self.ids);
+            let enough = room >= state.queued_cost + cost.min(self.room_max());
+            if enough && (!busy || state.pending.is_empty()) {
+                return Ok(());
+            }
+            if let Some(first) = state.pending.front().map(crate::Record::lsn) {
+                drop(state);
+                self.sync_through(first)?;
+                continue;
+            }
+            if state.preparing {
+                drop(self.wait(state));
+                continue;
+            }
+            state.stats.dry_pool += 1;
+            drop(state);
+            self.prepare_one_more()?;
+        }
+    }
+
+    /// The most room that an append can ask for ahead: of one fresh segment.
+    fn room_max(&self) -> u64 {
+        self.ids.usable()
+    }
+
+    /// Prepares a segment and adds it to the ready ones, unless somebody does so already.
+    pub(crate) fn prepare_one_more(&self) -> Result<(), Error> {
+        {
+            let mut state = self.state();
+            if state.preparing {
+                return Ok(());
+            }
+            state.preparing = true;
+        }
+        let prepared = self.prepare();
+        let mut state = self.state();
+        state.preparing = false;
+        if let Ok(prepared) = &prepared {
+            state.ready.push(Arc::clone(prepared));
+        }
+        self.signal(&state);
+        prepared.map(drop)
+    }
+
+    /// Leader only, with no frame in the air: seals the active segment and goes on in a fresh one.
+    /// The next segment is prepared and durable before the seal names it, and everything before the
+    /// seal is durable before the first frame behind it is written.
+    pub(crate) fn rotate(&self) -> Result<(), Error> {
+        let ready = self.state().take_ready();
+        let next = match ready {
+            Some(next) => next,
+            None => {
+                self.state().stats.dry_pool += 1;
+                self.prepare()?
+            }
+        };
+        let (sealed, after) = {
+            let mut state = self.state();
+            (state.active().sealed, state.drafted_through())
+        };
+        if !sealed {
+            let sealing = self.write_event(Event {
+                kind: FrameKind::Seal,
+                after,
+                next_generation: next.generation,
+            });
+            sealing?;
+        }
+        let mut state = self.state();
+        state.push_active(next);
+        state.stats.rotations += 1;
+        self.signal_work(&state);
+        Ok(())
+    }
+
+    /// Leader only: makes room for a frame of one page, rotating if there is none.
+    pub(crate) fn make_room(&self) -> Result<(), Error> {
+        let room = self.state().room(&self.ids);
+        match room < frame::FRAME_ALIGNMENT {
+            true => self.rotate(),
+            false => Ok(()),
+        }
+    }
+
+    /// Prepares a segment for its next life: a generation that nobody used, written space, header
+    /// and name durable (D16). A full disk is met here and may be tried again (L8); any other
+    /// failure is final (L3).
+    pub(crate) fn prepare(&self) -> Result<Arc<SegmentFile>, Error> {
+        let slot = self.state().take_slot();
+        let prepared = self.prepare_slot(slot);
+        if let Err(error) = &prepared {
+            if error.is_out_of_space() {
+                // OK because a file that stays is written anew all the same: no sync is repeated.
+                drop(disk::remove(
+                    self.disk.as_ref(),
+                    &self.dir.join(file_name(slot)),
+                ));
+            }
+            self.state().slots.spare.push(slot);
+            if !error.is_out_of_space() {
+                self.fail(error);
+            }
+        }
+        prepared
+    }
+
+    /// Takes what was cut off the medium: zeros behind the cut, and a new life for every segment
+    /// that it may reach into (L2, D16). The seal that follows then has nothing behind it to hide.
+    pub(crate) fn wipe_behind_cut(&self, wipe_to: u64) -> Result<(), Error> {
+        let (file, from, later) = {
+            let mut state = self.state();
+            let later = std::mem::take(&mut state.slots.later);
+            let active = state.active();
+            (Arc::clone(&active.file), active.end, later)
+        };
+        if from < wipe_to {
+            SegmentFile::write_zeros(&file.file, from, wipe_to)?;
+            file.file.sync()?;
+        }
+        for slot in later {
+            let prepared = self.prepare_slot(slot)?;
+            self.state().ready.push(prepared);
+        }
+        Ok(())
+    }
+
+    fn prepare_slot(&self, slot: u32) -> Result<Arc<SegmentFile>, Error> {
+        let mut generation = 0;
+        self.meta.update(|meta| {
+            generation = meta.generation_next;
+            meta.generation_next += 1;
+        })?;
+        let header = SegmentHeader {
+            volume: self.ids.volume,
+            log: self.ids.log,
+            generation,
+            segment_bytes: self.ids.geometry.segment_bytes,
+        };
+        let file = SegmentFile::prepare(&self.disk, &self.dir, slot, header)?;
+        disk::sync_dir(self.disk.as_ref(), &self.dir)?;
+        self.state().stats.prepared += 1;
+        Ok(Arc::new(file))
+    }
+}
+
+impl Ids {
+    /// Bytes of frames that certainly fit a fresh segment, however the records fall: the last one
+    /// may not fit any more.
+    fn usable(&self) -> u64 {
+        self.sure(self.capacity())
+    }
+
+    fn sure(&self, room: usize) -> u64 {
+        let payload = crate::record::payload_bytes_max(self.geometry.segment_bytes);
+        let wasted = frame::frame_bytes(1, payload);
+        room.saturating_sub(wasted) as u64
+    }
+}
+
+impl State {
+    /// Bytes of frames that certainly fit the active segment and the prepared ones.
+    fn room_ahead(&self, ids: &Ids) -> u64 {
+        ids.sure(self.room(ids)) + self.ready.len() as u64 * ids.usable()
+    }
+
+    /// A segment prepared ahead, if it can follow the active one: generations rise along the chain
+    /// (W8), and one prepared in the background may have been overtaken.
+    fn take_ready(&mut self) -> Option<Arc<SegmentFile>> {
+        let newest = self.active().file.generation;
+        while !self.ready.is_empty() {
+            let next = self.ready.remove(0);
+            if next.generation > newest {
+                return Some(next);
+            }
+            self.slots.spare.push(next.slot);
+        }
+        None
+    }
+}
