@@ -12,10 +12,10 @@ use crate::log::DIR_NAME;
 use crate::tests::contents;
 use crate::*;
 
-const DIR: &str = "/volume";
-const PAGE: u64 = 4096;
+pub(crate) const DIR: &str = "/volume";
+pub(crate) const PAGE: u64 = 4096;
 
-fn create(segment_bytes: u64) -> Arc<SimDisk> {
+pub(crate) fn create(segment_bytes: u64) -> Arc<SimDisk> {
     let sim = SimDisk::new(1);
     let disk: Arc<dyn Disk> = sim.clone();
     let dir = Path::new(DIR);
@@ -29,7 +29,7 @@ fn create(segment_bytes: u64) -> Arc<SimDisk> {
     sim
 }
 
-fn open(sim: &Arc<SimDisk>) -> (Arc<Log>, ReplayReport) {
+pub(crate) fn open(sim: &Arc<SimDisk>) -> (Arc<Log>, ReplayReport) {
     let disk: Arc<dyn Disk> = sim.clone();
     let dir = Path::new(DIR);
     let meta = Arc::new(Meta::open(&disk, dir, true).unwrap());
@@ -41,13 +41,13 @@ fn open(sim: &Arc<SimDisk>) -> (Arc<Log>, ReplayReport) {
     (log, report)
 }
 
-fn change(stamp: u8) -> Change {
+pub(crate) fn change(stamp: u8) -> Change {
     let payload = Buffer::copy_of(&[stamp; 4096]);
     Change::write(Lba(0), BlockSize::DEFAULT, payload)
 }
 
 /// One frame of one record for each stamp, synced.
-fn append(log: &Arc<Log>, stamps: &[u8]) {
+pub(crate) fn append(log: &Arc<Log>, stamps: &[u8]) {
     for stamp in stamps {
         log.append(vec![change(*stamp)]).unwrap().wait().unwrap();
     }
@@ -65,20 +65,20 @@ fn write_unheard(log: &Log) {
     log.disk.run(crate::commit::write_of(frame, true)).unwrap();
 }
 
-fn stamps(log: &Arc<Log>, after: u64, through: u64) -> Vec<u8> {
+pub(crate) fn stamps(log: &Arc<Log>, after: u64, through: u64) -> Vec<u8> {
     let range = LsnRange::new(Lsn::new(after), Lsn::new(through));
     let records = log.read(range).unwrap();
     records.map(|record| record.unwrap().payload()[0]).collect()
 }
 
-fn segment(slot: u32) -> PathBuf {
+pub(crate) fn segment(slot: u32) -> PathBuf {
     Path::new(DIR)
         .join(DIR_NAME)
         .join(crate::segment::file_name(slot))
 }
 
 /// Offset of the frame of `number`, from 0, in a segment of frames with one record each.
-fn frame_at(number: u64) -> u64 {
+pub(crate) fn frame_at(number: u64) -> u64 {
     PAGE + number * 2 * PAGE
 }
 

@@ -119,10 +119,13 @@ mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 pub mod disk;
+mod disown;
 mod draft;
 mod edge;
 mod entries;
 mod error;
+#[cfg(test)]
+mod flight_tests;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
 mod flight;

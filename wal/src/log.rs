@@ -100,7 +100,7 @@ impl Log {
                 walk.cut();
                 ScanEnd::Torn {
                     at: walk.stop.clone(),
-                    bytes: walk.bytes_behind,
+                    bytes: walk.bytes_cut,
                 }
             }
             Verdict::Damaged => ScanEnd::Damaged(walk.keep_damaged()),

@@ -7,14 +7,51 @@ use crate::entries::Entries;
 use crate::frame::FrameKind;
 use crate::index::entries_of;
 use crate::report::{Loss, LossReport};
-use crate::walk::{Island, Segment, Walk, drop_above};
+use crate::walk::{Island, Place, Segment, Walk, drop_above};
 use crate::{Corrupt, Damage, Lsn, LsnRange};
+
+impl Place<'_> {
+    /// The first record on disk lies above the tail that meta names: what is between them was
+    /// reclaimed by nobody, so it is lost (D20).
+    pub(crate) fn miss_the_front(&self, walk: &mut Walk) {
+        let first = walk
+            .segments
+            .iter()
+            .find_map(|segment| Some((&segment.file, segment.entries.first()?)));
+        let Some((file, first)) = first else {
+            return;
+        };
+        let lost = LsnRange::new(self.floor(), first.before());
+        if lost.after < lost.through {
+            walk.facts.named_missing = true;
+            walk.front = Some(Loss {
+                at: Corrupt {
+                    path: file.path().into(),
+                    offset: crate::segment::FIRST_FRAME_AT,
+                    lsn: Some(lost.after.next()),
+                    what: Damage::LsnGap {
+                        expected: lost.after.next(),
+                        found: first,
+                    },
+                },
+                lsns: lost,
+                blocks: None,
+                hole: true,
+            });
+        }
+    }
+}
 
 impl Walk {
     /// Turns the damage into a loss report and keeps what lies behind it readable (D14).
     pub(crate) fn keep_damaged(&mut self) -> LossReport {
         let chain_head = self.head;
-        let mut places: Vec<Loss> = self.bad.drain(..).map(|bad| bad.loss).collect();
+        let mut places: Vec<Loss> = self.front.take().into_iter().collect();
+        if let Some(kept) = self.disowned {
+            // A truncation to here or below is lost.
+            places.push(self.loss_at_stop(LsnRange::new(kept, kept)));
+        }
+        places.extend(self.bad.drain(..).map(|bad| bad.loss));
         let islands = std::mem::take(&mut self.islands);
         let mut head = chain_head;
         for island in islands {
@@ -67,17 +104,17 @@ impl Walk {
             *head = (*head).min(header.after);
             return;
         }
-        if header.kind != FrameKind::Records {
-            return;
-        }
         if header.after < *head {
             // Frames are numbered in order, so a truncation to here or below was lost between.
             drop_above(&mut self.segments, header.after);
             places.push(self.loss_at_stop(LsnRange::new(header.after, header.after)));
-            *head = header.after;
         }
         if header.after > *head {
             places.push(self.loss_at_stop(LsnRange::new(*head, header.after)));
+        }
+        *head = header.after;
+        if header.kind != FrameKind::Records {
+            return;
         }
         let entries: Vec<_> = entries_of(&island.frame).collect();
         self.records += entries.len() as u64;

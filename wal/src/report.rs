@@ -11,7 +11,8 @@ pub enum ScanEnd {
     Torn {
         /// Where the cut is.
         at: Corrupt,
-        /// Bytes from the cut to the last byte that a later frame of this generation covers.
+        /// Bytes that are cut: to the end of the last frame behind the cut in this segment, at
+        /// least the page at the cut.
         bytes: u64,
     },
     /// Damage at or below a recorded frontier; nothing is cut (D14).

@@ -118,12 +118,16 @@ pub(crate) struct Walk {
     pub(crate) scanned: u64,
     pub(crate) by_index: u64,
     pub(crate) records: u64,
-    /// Bytes behind the end of the chain that a later frame of this life reaches to.
-    pub(crate) bytes_behind: u64,
+    /// Bytes from the cut to the end of the last frame behind it, in the segment that is cut.
+    pub(crate) bytes_cut: u64,
     /// Where the last frame behind the cut ends, in the segment that is cut.
     pub(crate) wipe_to: u64,
     pub(crate) bad: Vec<Bad>,
     pub(crate) islands: Vec<Island>,
+    /// What lies between the tail and the first record on disk (D20).
+    pub(crate) front: Option<Loss>,
+    /// Records above this LSN were dropped because the lineage contradicts them.
+    pub(crate) disowned: Option<Lsn>,
 }
 
 /// Sound frames behind a broken link: evidence, not a source of records (D13).
@@ -227,7 +231,8 @@ impl Place<'_> {
             segments: Vec::new(),
             slots,
             link: Link::FIRST,
-            head: self.meta.origin,
+            // An oldest segment without a frame goes on behind what was reclaimed.
+            head: self.floor(),
             frontier: Lsn::ZERO,
             committed: self.meta.committed,
             stop: Corrupt {
@@ -244,10 +249,12 @@ impl Place<'_> {
             scanned: 0,
             by_index: 0,
             records: 0,
-            bytes_behind: 0,
+            bytes_cut: 0,
             wipe_to: 0,
             bad: Vec::new(),
             islands: Vec::new(),
+            front: None,
+            disowned: None,
         };
         let mut next = self.meta.first_generation;
         let mut last_generation = 0;
@@ -274,8 +281,15 @@ impl Place<'_> {
                 self.look_for_islands(&mut walk, &file, FIRST_FRAME_AT)?;
             }
         }
+        self.disown(&mut walk);
+        self.miss_the_front(&mut walk);
         self.conclude(&mut walk);
         Ok(walk)
+    }
+
+    /// Last LSN that nobody expects on disk.
+    pub(crate) fn floor(&self) -> Lsn {
+        self.meta.tail.max(self.meta.origin)
     }
 
     /// Adds one segment to the chain; gives the generation that its seal names.
@@ -372,7 +386,6 @@ impl Place<'_> {
                 }
                 Ok(frame) => {
                     at += frame.header.frame_bytes as u64;
-                    walk.bytes_behind = walk.bytes_behind.max(at);
                     walk.facts.begun = true;
                     walk.islands.push(Island {
                         file: Arc::clone(file),
@@ -390,14 +403,13 @@ impl Place<'_> {
         // What lies at or below the tail is in the base: its damage takes nothing from anybody.
         walk.bad
             .retain(|bad| bad.loss.lsns.through > self.meta.tail);
-        walk.islands
-            .sort_by_key(|island| island.frame.header.sequence);
         for island in &walk.islands {
             let header = &island.frame.header;
             walk.frontier = match header.kind {
-                FrameKind::Truncation => walk.frontier.min(header.after),
+                // What a truncation kept was durable before it was written.
+                FrameKind::Truncation => walk.frontier.max(header.frontier).min(header.after),
                 FrameKind::Mark => walk.frontier.max(header.after),
-                _ => walk.frontier.max(header.frontier),
+                FrameKind::Records | FrameKind::Seal => walk.frontier.max(header.frontier),
             };
         }
         // A truncation durably lowered what was dropped; what meta says is never above the rest.
@@ -417,18 +429,17 @@ impl Place<'_> {
         walk.facts.frontier_above = walk.frontier > whole;
         walk.facts.begun |= !walk.bad.is_empty();
         // Only a segment that was durable as a whole is followed by frames in a later one, and only
-        // a durable truncation by records or a mark below the head. An LSN cannot tell: a
-        // truncation lowers them.
+        // a durable truncation by another frame below the head. An LSN cannot tell: a truncation
+        // lowers them.
         let chain_end = walk.segments.last().map(|last| last.file.generation);
         walk.facts.named_missing |= walk.islands.iter().any(|island| {
             let header = &island.frame.header;
-            let goes_on = matches!(header.kind, FrameKind::Records | FrameKind::Mark);
+            let goes_on = header.kind != FrameKind::Truncation;
             Some(header.generation) > chain_end || (goes_on && header.after < walk.head)
         });
         walk.facts.named_missing |= meta
             .clean_close
             .is_some_and(|clean| walk.link.sequence <= clean.sequence);
-        walk.bytes_behind = walk.bytes_behind.saturating_sub(walk.stop.offset);
     }
 }
 
@@ -506,7 +517,7 @@ impl Walk {
     }
 
     /// Applies a truncation to everything that came before it.
-    fn drop_above(&mut self, after: Lsn) {
+    pub(crate) fn drop_above(&mut self, after: Lsn) {
         drop_above(&mut self.segments, after);
         self.frontier = self.frontier.min(after);
         self.bad.retain(|bad| bad.loss.lsns.through <= after);
@@ -534,6 +545,15 @@ impl Walk {
             let ends = self.islands.iter().filter(here).map(Island::end);
             self.wipe_to = ends.fold(segment.end, u64::max);
         }
+        self.cut_at_bad();
+        if let Some(segment) = self.segments.last() {
+            // Bytes that are no frame, but this life's, count as the page they begin in.
+            let cut = self.wipe_to.saturating_sub(segment.end);
+            self.bytes_cut = cut.max(FRAME_ALIGNMENT as u64);
+        }
+    }
+
+    fn cut_at_bad(&mut self) {
         let Some(bad) = self.bad.first().cloned() else {
             return;
         };
@@ -548,7 +568,10 @@ impl Walk {
         segment.indexed = false;
         self.link = bad.before;
         self.head = bad.head_before;
-        self.stop = bad.loss.at;
+        self.stop = Corrupt {
+            offset: bad.frame_at,
+            ..bad.loss.at
+        };
     }
 }
 
