@@ -1,38 +1,67 @@
-//! The raw floor of a disk: no sum, no frame, no engine. It goes past the Disk seam on purpose.
+//! The raw floor of a disk for appends: no sum, no frame, no engine. It goes past the Disk seam on
+//! purpose.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use seawall_wal::disk::Buffer;
 
-use crate::bench::rounds::{Round, round};
-use crate::bench::{PAYLOAD_BYTES, incompressible};
+use crate::bench::incompressible;
+use crate::bench::turn::{Turn, Until, turn};
 use crate::error::Error;
 
-/// The file that is overwritten.
+/// The file that is overwritten, and how often the sequential floor syncs.
 const FILE_BYTES: u64 = 64 << 20;
 /// Bytes of one write of the sequential floor, and how many are in flight.
 const STREAM_BYTES: usize = 1 << 20;
 const STREAM_DEPTH: u32 = 4;
+/// What a direct write has to be a multiple of, on any device.
+const DIRECT_BYTES: usize = 4096;
 
-/// A prepared file and how it is overwritten.
-pub(super) struct Floor {
+/// A written file, and how it is overwritten.
+#[derive(Debug)]
+pub struct Floor {
     file: OwnedFd,
     bytes: Buffer,
-    /// 1 MiB writes with an fdatasync every 64 MiB, in place of 4 KiB writes that sync themselves.
     stream: bool,
+    /// Bytes of a record: whatever the floor writes, it is told in records.
+    record_bytes: usize,
+    /// Writes of this floor so far; each goes to the place behind the one before it.
+    writes: AtomicU64,
 }
 
 impl Floor {
-    pub(super) fn open(dir: &Path, stream: bool) -> Result<Floor, Error> {
-        let path = dir.join("floor");
+    /// Overwrites that hold one record each, with `O_DIRECT` and `O_DSYNC`, at consecutive places.
+    ///
+    /// # Errors
+    /// The directory takes no files.
+    pub fn durable(dir: &Path, record_bytes: usize) -> Result<Floor, Error> {
+        let length = record_bytes.next_multiple_of(DIRECT_BYTES);
+        Floor::open(dir, "floor-durable", length, record_bytes, false)
+    }
+
+    /// 1 MiB overwrites with `O_DIRECT`, 4 in flight, and an fdatasync every 64 MiB.
+    ///
+    /// # Errors
+    /// The directory takes no files.
+    pub fn stream(dir: &Path, record_bytes: usize) -> Result<Floor, Error> {
+        Floor::open(dir, "floor-stream", STREAM_BYTES, record_bytes, true)
+    }
+
+    fn open(
+        dir: &Path,
+        name: &str,
+        length: usize,
+        record_bytes: usize,
+        stream: bool,
+    ) -> Result<Floor, Error> {
+        let path = dir.join(name);
         prepare(&path)?;
-        let sync = if stream {
-            OFlags::empty()
-        } else {
-            OFlags::DSYNC
+        let sync = match stream {
+            true => OFlags::empty(),
+            false => OFlags::DSYNC,
         };
         let direct = OFlags::WRONLY | OFlags::DIRECT | sync;
         let file = match rustix::fs::open(&path, direct, Mode::empty()) {
@@ -41,25 +70,44 @@ impl Floor {
             Err(_) => rustix::fs::open(&path, OFlags::WRONLY | sync, Mode::empty())
                 .map_err(std::io::Error::from)?,
         };
-        let length = if stream { STREAM_BYTES } else { PAYLOAD_BYTES };
         Ok(Floor {
             file,
             bytes: Buffer::copy_of(&incompressible(length)),
             stream,
+            record_bytes,
+            writes: AtomicU64::new(0),
         })
     }
 
-    pub(super) fn round(&self, callers: u32, time: Duration) -> Result<Round, Error> {
-        let threads = if self.stream { STREAM_DEPTH } else { callers };
-        let each = (self.bytes.len() / PAYLOAD_BYTES) as u64;
-        let turn = round(threads, 1, time, |number| self.write(number), Ok)?;
+    /// Writes of as many callers; the sequential floor has its own depth.
+    ///
+    /// # Errors
+    /// The first failed write.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of two sizes")]
+    pub fn turn(&self, callers: u32, until: Until) -> Result<Turn, Error> {
+        let (threads, each) = match self.stream {
+            true => (
+                STREAM_DEPTH,
+                self.bytes.len() as f64 / self.record_bytes as f64,
+            ),
+            false => (callers, 1.0),
+        };
+        let turn = turn(threads, 1, until, |_| || self.write())?;
         Ok(turn.with_records_each(each))
     }
 
-    fn write(&self, number: u64) -> Result<(), Error> {
-        let offset = number * self.bytes.len() as u64 % FILE_BYTES;
-        write_all(&self.file, &self.bytes, offset)?;
-        if self.stream && offset + self.bytes.len() as u64 == FILE_BYTES {
+    /// One write.
+    ///
+    /// # Errors
+    /// It failed or was short.
+    pub fn write(&self) -> Result<(), Error> {
+        // Relaxed: only uniqueness counts. All callers share it, because places are consecutive.
+        let number = self.writes.fetch_add(1, Ordering::Relaxed);
+        let length = self.bytes.len() as u64;
+        let places = FILE_BYTES / length;
+        let place = number % places;
+        write_all(&self.file, &self.bytes, place * length)?;
+        if self.stream && place + 1 == places {
             rustix::fs::fdatasync(&self.file).map_err(std::io::Error::from)?;
         }
         Ok(())
@@ -84,5 +132,28 @@ fn write_all(file: &OwnedFd, bytes: &[u8], offset: u64) -> Result<(), Error> {
     match written == bytes.len() {
         true => Ok(()),
         false => Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sequential_floor_is_told_in_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = Floor::stream(dir.path(), 4096).unwrap();
+        let turn = stream.turn(1, Until::Done(3)).unwrap();
+        assert!((turn.records() - 768.0).abs() < 1e-9);
+        assert_eq!(stream.writes.into_inner(), 3);
+    }
+
+    #[test]
+    fn a_record_smaller_than_a_direct_write_takes_one_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let durable = Floor::durable(dir.path(), 512).unwrap();
+        let turn = durable.turn(2, Until::Done(5)).unwrap();
+        assert!((turn.records() - 5.0).abs() < 1e-9);
+        assert_eq!(durable.bytes.len(), 4096);
     }
 }
