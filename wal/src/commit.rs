@@ -10,7 +10,6 @@
 //! nobody else.
 
 use std::sync::Arc;
-use std::sync::MutexGuard;
 
 use crate::disk::{Operation, Output};
 use crate::draft::{Drafted, Event, Frame};
@@ -18,7 +17,7 @@ use crate::error::IoOp;
 use crate::flight::{Phase, Released};
 use crate::log::Log;
 use crate::state::State;
-use crate::sync::Gate;
+use crate::sync::{Gate, MutexGuard, yield_now};
 use crate::{Error, Lsn};
 
 /// Bytes that may be queued or on their way before appenders wait for the disk.
@@ -179,7 +178,7 @@ impl Log {
         while state.returning > 0 && idle < GATHER_IDLE_MAX {
             let before = state.returning;
             drop(state);
-            crate::sync::yield_now();
+            yield_now();
             state = self.state();
             idle = if state.returning < before {
                 0

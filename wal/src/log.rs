@@ -2,8 +2,8 @@
 //! reading in `read`, its two ends in `bounds`, what runs by itself in `background`.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -15,6 +15,7 @@ use crate::report::{Frontiers, ReplayReport, ScanEnd, SegmentInfo, SegmentState,
 use crate::retention::{PinInfo, PinKind, WalPin, check_pin};
 use crate::segment::{SegmentHeader, file_name};
 use crate::state::{State, chain};
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard};
 use crate::walk::Place;
 use crate::{Error, Lineage, Lsn, edge};
 

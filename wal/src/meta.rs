@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use byteorder::{ByteOrder, LittleEndian, ReadBytesExt, WriteBytesExt};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::disk::{self, Buffer, Disk, File, OpenMode};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{
     BlockSize, Damage, Epoch, Error, Incarnation, Lineage, LineageEntry, LogId, Lsn, VolumeId,
 };

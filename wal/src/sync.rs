@@ -1,29 +1,31 @@
-//! Placeholder.
-use std::sync::{Condvar, Mutex};
-#[derive(Debug, Default)]
-pub(crate) struct Gate {
-    word: Mutex<u32>,
-    cond: Condvar,
+//! Locks, atomics and the gate that the commit path sleeps at.
+//!
+//! Everything of this crate that orders threads and is not a backend of the disk comes from here,
+//! so that a test build with `--cfg shuttle` hands the order of every step to a scheduler that
+//! explores interleavings.
+
+#[cfg(not(all(test, shuttle)))]
+mod types {
+    pub(crate) use std::sync::atomic::AtomicU64;
+    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::thread::yield_now;
 }
-impl Gate {
-    pub(crate) fn value(&self) -> u32 {
-        *self.word.lock().expect("x")
-    }
-    pub(crate) fn wait(&self, seen: u32) {
-        let mut w = self.word.lock().expect("x");
-        while *w == seen {
-            w = self.cond.wait(w).expect("x");
-        }
-    }
-    pub(crate) fn open_all(&self) {
-        *self.word.lock().expect("x") += 1;
-        self.cond.notify_all();
-    }
-    pub(crate) fn open_one(&self) {
-        *self.word.lock().expect("x") += 1;
-        self.cond.notify_one();
-    }
+#[cfg(all(test, shuttle))]
+mod types {
+    pub(crate) use shuttle::sync::atomic::AtomicU64;
+    pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use shuttle::thread::yield_now;
 }
-pub(crate) fn yield_now() {
-    std::thread::yield_now()
-}
+
+#[cfg(all(target_os = "linux", not(all(test, shuttle))))]
+#[path = "sync/futex.rs"]
+mod gate;
+#[cfg(not(all(target_os = "linux", not(all(test, shuttle)))))]
+#[path = "sync/portable.rs"]
+mod gate;
+
+pub(crate) use gate::Gate;
+pub(crate) use types::{AtomicU64, Condvar, Mutex, MutexGuard, yield_now};
+
+#[cfg(test)]
+mod tests;

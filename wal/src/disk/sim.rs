@@ -64,9 +64,10 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::{Completion, Disk, Operation, Token};
+use crate::sync::{Mutex, MutexGuard};
 pub use fault::{Effect, Fault};
 pub use image::SECTOR;
 use media::Media;
