@@ -97,7 +97,7 @@ impl Log {
         Ok(Ticket::new(self, range))
     }
 
-    fn check_change(&self, change: &Change) -> Result<(), Error> {
+    pub(crate) fn check_change(&self, change: &Change) -> Result<(), Error> {
         let geometry = self.ids.geometry;
         let end = change.lba.0.checked_add(u64::from(change.blocks));
         if change.blocks == 0 || end.is_none_or(|end| end > geometry.blocks) {

@@ -178,7 +178,7 @@ impl Record {
 }
 
 /// The bytes of a frame, the payloads as they are, and the digest that the next frame links to.
-fn encode(header: &FrameHeader, records: &[Record]) -> (Vec<Bytes>, u128) {
+pub(crate) fn encode(header: &FrameHeader, records: &[Record]) -> (Vec<Bytes>, u128) {
     let headers: Vec<_> = (records.iter())
         .map(|record| record.header().encode())
         .collect();

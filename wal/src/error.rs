@@ -163,6 +163,31 @@ impl fmt::Display for Corrupt {
     }
 }
 
+/// Why a record cannot take the place of a lost one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// It is lost, and the records given do not hold it.
+    NotGiven,
+    /// No record of this LSN is known to be lost here.
+    NotLost,
+    /// It was written under another lineage entry than ours at this LSN, or under one that our
+    /// lineage no longer knows (D2).
+    Lineage,
+    /// Its sum fails, or it contradicts what is still known of the lost record.
+    Content,
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Misfit::NotGiven => "it is lost here and was not given",
+            Misfit::NotLost => "it is not known to be lost",
+            Misfit::Lineage => "it belongs to another history; rebuild in place of healing",
+            Misfit::Content => "it is not the record that was lost",
+        })
+    }
+}
+
 /// Errors of the log.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -285,6 +310,14 @@ pub enum Error {
         what: &'static str,
         /// The value that breaks it.
         value: u64,
+    },
+    /// A record offered in place of a lost one is not that record; nothing was changed.
+    #[error("record {lsn} cannot be put back: {why}")]
+    Misfit {
+        /// Its LSN, or the one that is wanted.
+        lsn: Lsn,
+        /// What does not fit.
+        why: Misfit,
     },
     /// A pin was broken under space pressure; its reader has to start over (D20).
     #[error("the pin after LSN {after} was broken: {why}")]

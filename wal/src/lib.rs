@@ -132,6 +132,9 @@ mod flight;
 #[cfg(test)]
 mod format_tests;
 mod frame;
+mod heal;
+#[cfg(test)]
+mod heal_tests;
 mod index;
 mod inspect;
 mod lineage;
@@ -145,6 +148,7 @@ mod record;
 mod replay;
 mod report;
 mod retention;
+mod rewrite;
 mod scan;
 mod segment;
 mod state;
@@ -157,7 +161,7 @@ mod walk;
 pub use block::{BlockSize, Lba, LogId, NodeIncarnation, VolumeId};
 pub use clock::Clock;
 pub use edge::SystemClock;
-pub use error::{Corrupt, Damage, Error, IoOp};
+pub use error::{Corrupt, Damage, Error, IoOp, Misfit};
 pub use inspect::{Inspected, inspect_segment};
 pub use lineage::{Fork, Lineage, LineageEntry};
 pub use log::{Log, LogMode};

@@ -39,6 +39,9 @@ pub struct Log {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dir: PathBuf,
     pub(crate) ids: Ids,
+    pub(crate) mode: LogMode,
+    /// Files in which the open found damage.
+    pub(crate) suspects: Vec<PathBuf>,
     state: Mutex<State>,
     /// The durable frontier, for those who need nothing else.
     durable: AtomicU64,
@@ -113,6 +116,14 @@ impl Log {
             records: walk.records,
             clean_close: contents.clean_close.is_some(),
         };
+        let suspects = match &report.end {
+            ScanEnd::Damaged(loss) => loss
+                .places
+                .iter()
+                .map(|loss| loss.at.path.clone())
+                .collect(),
+            ScanEnd::Clean | ScanEnd::Torn { .. } => Vec::new(),
+        };
         let torn = verdict == Verdict::Torn;
         if !(writable && torn) {
             let later = std::mem::take(&mut walk.slots.later);
@@ -130,6 +141,8 @@ impl Log {
             clock: Arc::clone(clock),
             dir,
             ids,
+            mode,
+            suspects,
             state: Mutex::new(State::from_walk(
                 walk, &contents, checkpoint, &report, writable,
             )),

@@ -76,7 +76,12 @@ impl Slots {
     /// A spare slot, or else the lowest one without a file.
     pub(crate) fn take(&mut self) -> u32 {
         let spare = self.spare.pop();
-        let slot = spare.or_else(|| (0..).find(|slot| !self.used.contains(slot)));
+        spare.unwrap_or_else(|| self.take_fresh())
+    }
+
+    /// The lowest slot without a file.
+    pub(crate) fn take_fresh(&mut self) -> u32 {
+        let slot = (0..).find(|slot| !self.used.contains(slot));
         let slot = slot.expect("a directory holds fewer files than there are slots");
         self.used.insert(slot);
         slot
