@@ -12,6 +12,19 @@ use crate::retention::reclaim_floor;
 use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, file_name};
 use crate::walk::{Link, Segment};
 
+/// Bytes of sealed segments that may wait for their index while appends run: reading them back takes
+/// from the disk what appends need, and what is reclaimed meanwhile need not be read at all.
+const UNINDEXED_BYTES_MAX: u64 = 512 << 20;
+
+/// How much background work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Whatever there is.
+    Everything,
+    /// What appends need, and what may wait no longer.
+    Needed,
+}
+
 /// The one turn at background work; it ends whatever happened.
 struct Turn<'a> {
     log: &'a Log,
@@ -32,6 +45,11 @@ impl Log {
     /// # Errors
     /// [`Error::Io`]; ENOSPC here is met before an append needs the space (L8).
     pub fn step(&self) -> Result<bool, Error> {
+        self.step_with(Effort::Everything)
+    }
+
+    /// As [`Log::step`]; while appends run, only what they need.
+    pub(crate) fn step_with(&self, effort: Effort) -> Result<bool, Error> {
         {
             let mut state = self.state();
             if state.stopped || state.stepping || state.check_poison().is_err() {
@@ -40,10 +58,10 @@ impl Log {
             state.stepping = true;
         }
         let _turn = Turn { log: self };
-        self.step_once()
+        self.step_once(effort)
     }
 
-    fn step_once(&self) -> Result<bool, Error> {
+    fn step_once(&self, effort: Effort) -> Result<bool, Error> {
         if self.check_writable().is_err() {
             return Ok(false);
         }
@@ -56,14 +74,17 @@ impl Log {
             return self.reclaim(wanted).map(|_| true);
         }
         // Segments first: an append may wait for one.
-        let done = self.prepare_one()? || self.seal_one()? || self.remove_one()?;
+        let done = self.prepare_one()? || self.seal_one(effort)? || self.remove_one()?;
         Ok(done || self.disk.is_stepped() && self.attend_once())
     }
 
     /// Writes the index of a sealed segment from read-back (D15).
-    fn seal_one(&self) -> Result<bool, Error> {
+    fn seal_one(&self, effort: Effort) -> Result<bool, Error> {
         let file = {
             let state = self.state();
+            if effort == Effort::Needed && state.unindexed_bytes() <= UNINDEXED_BYTES_MAX {
+                return Ok(false);
+            }
             // The last segment may carry a seal that is not durable yet, and an index must never
             // know more than its segment (L-T7).
             let earlier = state.segments.len().saturating_sub(1);
@@ -94,7 +115,8 @@ impl Log {
 
     /// Everything in a sealed segment, or `None` when a byte of it is not as it was written.
     fn read_back(&self, file: &SegmentFile) -> Result<Option<Scanned>, Error> {
-        let mut scanner = Scanner::new(&file.file, self.identity(file.generation))?;
+        let identity = self.identity(file.generation);
+        let mut scanner = Scanner::new(&file.file, identity)?.in_small_reads();
         let mut scanned: Option<Scanned> = None;
         let mut link: Option<Link> = None;
         let mut at = FIRST_FRAME_AT;
@@ -114,12 +136,13 @@ impl Log {
         Ok(None)
     }
 
-    /// Keeps segments ready once the active one fills: an idle log needs none.
+    /// Keeps segments ready once the log is used: an idle one needs none.
     fn prepare_one(&self) -> Result<bool, Error> {
         let wanted = {
             let mut state = self.state();
-            let filling = state.active().end > self.ids.geometry.segment_bytes / 8;
-            state.ready.len() < READY_MIN && filling && !state.preparing
+            let begun = state.active().end > self.ids.geometry.segment_bytes / 8;
+            let used = begun || state.stats.rotations > 0;
+            state.ready.len() < READY_MIN && used && !state.preparing
         };
         if wanted {
             self.prepare_one_more()?;

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::background::Effort;
 use crate::clock::Clock;
 use crate::log::Log;
 
@@ -62,12 +63,13 @@ pub(crate) fn spawn(log: &Arc<Log>) -> std::io::Result<()> {
 
 fn run(weak: &Weak<Log>) {
     let mut frames = 0;
+    let mut effort = Effort::Everything;
     let mut failing = false;
     while let Some(log) = weak.upgrade() {
         if log.is_stopped() {
             return;
         }
-        let stepped = match log.step() {
+        let stepped = match log.step_with(effort) {
             Ok(stepped) => {
                 failing = false;
                 stepped
@@ -80,11 +82,16 @@ fn run(weak: &Weak<Log>) {
                 false
             }
         };
-        if stepped || !log.wait_for_work(IDLE) {
-            continue;
-        }
+        let waited = stepped || log.wait_for_work(IDLE);
         let idle = frames == std::mem::replace(&mut frames, log.stats().frames);
-        if idle && let Err(error) = log.mark() {
+        effort = match waited && idle {
+            true => Effort::Everything,
+            false => Effort::Needed,
+        };
+        if effort == Effort::Everything
+            && !stepped
+            && let Err(error) = log.mark()
+        {
             tracing::warn!(%error, "cannot mark the idle log");
         }
     }

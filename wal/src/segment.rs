@@ -15,6 +15,8 @@ pub(crate) const FIRST_FRAME_AT: u64 = 4096;
 const MAGIC: u64 = u64::from_le_bytes(*b"SEAWSEG1");
 const VERSION: u16 = 1;
 const WINDOW_BYTES: usize = 2 << 20;
+/// Window of a reader that others should hardly notice.
+const SMALL_WINDOW_BYTES: usize = 256 << 10;
 
 pub(crate) mod layout {
     pub(crate) const MAGIC_AT: usize = 0;
@@ -211,6 +213,7 @@ pub(crate) struct Scanner<'a> {
     file: &'a File,
     identity: SegmentHeader,
     window: Buffer,
+    window_bytes: usize,
     window_at: u64,
     end: u64,
 }
@@ -226,9 +229,16 @@ impl<'a> Scanner<'a> {
             file,
             identity,
             window: Buffer::zeroed(0),
+            window_bytes: WINDOW_BYTES,
             window_at: 0,
             end,
         })
+    }
+
+    /// Lets writes pass between its reads.
+    pub(crate) fn in_small_reads(mut self) -> Scanner<'a> {
+        self.window_bytes = SMALL_WINDOW_BYTES;
+        self
     }
 
     /// First offset behind the last byte.
@@ -253,7 +263,7 @@ impl<'a> Scanner<'a> {
             let left = usize::try_from(self.end - offset).unwrap_or(usize::MAX);
             let wide = self
                 .file
-                .read_exact(offset, length.max(WINDOW_BYTES).min(left));
+                .read_exact(offset, length.max(self.window_bytes).min(left));
             // A bad sector costs what lies on it, not the window around it (L-E3).
             let window = wide.or_else(|_| self.file.read_exact(offset, length));
             self.window = window.map_err(|_| Damage::Unreadable)?;

@@ -404,6 +404,13 @@ impl State {
             .count()
     }
 
+    /// Bytes of sealed segments without an index.
+    pub(crate) fn unindexed_bytes(&self) -> u64 {
+        let waiting = self.segments.iter();
+        let waiting = waiting.filter(|segment| segment.sealed && !segment.indexed);
+        waiting.map(|segment| segment.end).sum()
+    }
+
     pub(crate) fn collect_retired(&mut self) {
         let retired = std::mem::take(&mut self.retired);
         for file in retired {
