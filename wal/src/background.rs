@@ -80,9 +80,10 @@ impl Log {
 
     /// Writes the index of a sealed segment from read-back (D15).
     fn seal_one(&self, effort: Effort) -> Result<bool, Error> {
-        let file = {
+        let (file, frames, can_wait) = {
             let state = self.state();
-            if effort == Effort::Needed && state.unindexed_bytes() <= UNINDEXED_BYTES_MAX {
+            let can_wait = state.unindexed_bytes() <= UNINDEXED_BYTES_MAX;
+            if effort == Effort::Needed && can_wait {
                 return Ok(false);
             }
             // The last segment may carry a seal that is not durable yet, and an index must never
@@ -90,11 +91,16 @@ impl Log {
             let earlier = state.segments.len().saturating_sub(1);
             let mut waiting = state.segments[..earlier].iter();
             match waiting.find(|segment| segment.sealed && !segment.indexed) {
-                Some(segment) => Arc::clone(&segment.file),
+                Some(segment) => (Arc::clone(&segment.file), state.stats.frames, can_wait),
                 None => return Ok(false),
             }
         };
-        let index = match self.read_back(&file)? {
+        let go_on = || !can_wait || self.stats().frames == frames;
+        let read = self.read_back(&file, go_on)?;
+        if read.is_none() && !go_on() {
+            return Ok(false);
+        }
+        let index = match read {
             Some(scanned) => Some(index::write(&self.disk, &file, self.ids.log, &scanned)?),
             None => {
                 tracing::error!(
@@ -113,14 +119,22 @@ impl Log {
         Ok(true)
     }
 
-    /// Everything in a sealed segment, or `None` when a byte of it is not as it was written.
-    fn read_back(&self, file: &SegmentFile) -> Result<Option<Scanned>, Error> {
+    /// Everything in a sealed segment, or `None` when a byte of it is not as it was written, or when
+    /// it is to go on no longer.
+    fn read_back(
+        &self,
+        file: &SegmentFile,
+        go_on: impl Fn() -> bool,
+    ) -> Result<Option<Scanned>, Error> {
         let identity = self.identity(file.generation);
         let mut scanner = Scanner::new(&file.file, identity)?.in_small_reads();
         let mut scanned: Option<Scanned> = None;
         let mut link: Option<Link> = None;
         let mut at = FIRST_FRAME_AT;
         while let Ok(frame) = scanner.frame_at(at) {
+            if !go_on() {
+                return Ok(None);
+            }
             if !frame.is_whole() || link.is_some_and(|link| !link.leads_to(&frame.header)) {
                 return Ok(None);
             }
