@@ -211,7 +211,11 @@ impl Log {
         drop(state);
         let sequence = frame.sequence;
         let token = self.disk.submit(write_of(frame, true));
-        let released = self.state().submitted(sequence, token);
+        let mut state = self.state();
+        let released = state.submitted(sequence, token);
+        // Who drains may not have found anything to wait for: now there is.
+        self.signal(&state);
+        drop(state);
         released.wake();
     }
 

@@ -137,6 +137,8 @@ mod heal;
 mod heal_tests;
 mod index;
 mod inspect;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod lineage;
 mod log;
 mod loss;
