@@ -107,8 +107,9 @@ impl Log {
     pub fn mark(&self) -> Result<(), Error> {
         {
             let state = self.state();
+            state.check_poison()?;
             let idle = !state.unmarked && state.pending.is_empty();
-            if idle || state.check_poison().is_err() || state.stopped {
+            if idle || state.stopped {
                 return Ok(());
             }
         }

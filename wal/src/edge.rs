@@ -90,6 +90,7 @@ fn run(weak: &Weak<Log>) {
         };
         if effort == Effort::Everything
             && !stepped
+            && log.check_writable().is_ok()
             && let Err(error) = log.mark()
         {
             tracing::warn!(%error, "cannot mark the idle log");

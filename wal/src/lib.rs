@@ -14,7 +14,7 @@
 //!  +--------v-------------------------------------v----------------------------------v---------+
 //!  | log: one lock, never held across I/O        frontiers, index in memory, known damage       |
 //!  |   commit: whoever waits first leads: queue -> frames -> one sync -> everybody is told      |
-//!  |   walk + replay: facts from disk -> one of four rows     retention: pins -> reclaim floor  |
+//!  |   walk + replay: facts from disk -> one of five rows     retention: pins -> reclaim floor  |
 //!  +-----------------+--------------------+--------------------+------------------+-------------+
 //!            record  |  frame             |  segment           |  index           |  meta
 //!         one change |  binds records     |  one file, many    |  copy of the     |  two copies of
@@ -128,7 +128,11 @@ mod error;
 mod flight_tests;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
+#[cfg(test)]
+mod fault_tests;
 mod flight;
+#[cfg(test)]
+mod flip_tests;
 #[cfg(test)]
 mod format_tests;
 mod frame;

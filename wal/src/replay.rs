@@ -10,6 +10,9 @@ pub(crate) struct Facts {
     /// A frontier recorded by any sound frame of this log, or by meta, lies above the last record
     /// that is whole.
     pub(crate) frontier_above: bool,
+    /// The device could not read the place where the chain ends, or a record of it, and no clean
+    /// close says that nothing lies there.
+    pub(crate) unreadable: bool,
     /// At the end of the chain, or behind it, lies something that this life of the segment wrote.
     pub(crate) begun: bool,
 }
@@ -31,7 +34,7 @@ struct Row {
     holds: fn(Facts) -> bool,
 }
 
-const ROWS: [Row; 4] = [
+const ROWS: [Row; 5] = [
     // Named-missing: a clean close wrote a mark behind every frame and then said so in meta; a
     // segment was prepared before a seal named it, and synced to its end before a frame went to the
     // next; a truncation was synced before anything followed it. It is gone, so it was damaged
@@ -46,15 +49,25 @@ const ROWS: [Row; 4] = [
         verdict: Verdict::Damaged,
         holds: |facts| !facts.named_missing && facts.frontier_above,
     },
+    // Unreadable: a crash leaves old or new bytes, not an error, so this is no end of the log. What
+    // lies there may have been acknowledged (L-T5).
+    Row {
+        verdict: Verdict::Damaged,
+        holds: |facts| !facts.named_missing && !facts.frontier_above && facts.unreadable,
+    },
     // Torn-tail: frames were on their way when the power went; nothing says that they were durable.
     Row {
         verdict: Verdict::Torn,
-        holds: |facts| !facts.named_missing && !facts.frontier_above && facts.begun,
+        holds: |facts| {
+            !facts.named_missing && !facts.frontier_above && !facts.unreadable && facts.begun
+        },
     },
     // Clean-end: behind the last frame lies space that this life never wrote to.
     Row {
         verdict: Verdict::Clean,
-        holds: |facts| !facts.named_missing && !facts.frontier_above && !facts.begun,
+        holds: |facts| {
+            !facts.named_missing && !facts.frontier_above && !facts.unreadable && !facts.begun
+        },
     },
 ];
 
@@ -71,16 +84,17 @@ mod tests {
 
     #[test]
     fn exactly_one_row_holds_for_every_combination() {
-        for bits in 0..8 {
+        for bits in 0..16 {
             let facts = Facts {
                 named_missing: bits & 1 != 0,
                 frontier_above: bits & 2 != 0,
+                unreadable: bits & 8 != 0,
                 begun: bits & 4 != 0,
             };
             let rows = ROWS.iter().filter(|row| (row.holds)(facts)).count();
             assert_eq!(rows, 1, "{facts:?}");
-            // L2: what a frontier covers is never cut.
-            let covered = facts.frontier_above || facts.named_missing;
+            // L2, L-T5: what a frontier covers is never cut, nor what nobody could look at.
+            let covered = facts.frontier_above || facts.named_missing || facts.unreadable;
             assert_eq!(verdict(facts) == Verdict::Damaged, covered, "{facts:?}");
         }
     }

@@ -195,6 +195,12 @@ impl SimDisk {
         self.state().faults.push(fault);
     }
 
+    /// Lines of the fault script that no operation has met for the last time.
+    #[must_use]
+    pub fn faults_left(&self) -> usize {
+        self.state().faults.left()
+    }
+
     /// Empties the fault script.
     pub fn clear_faults(&self) {
         self.state().faults.clear();

@@ -83,6 +83,10 @@ impl Script {
         self.0.push(fault);
     }
 
+    pub(super) fn left(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
