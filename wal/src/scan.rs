@@ -7,16 +7,32 @@ use crate::disk::{Buffer, Bytes, MappedFile};
 use crate::entries::Source;
 use crate::frame::{self, FRAME_ALIGNMENT, FRAME_RECORDS_MAX, FrameKind};
 use crate::index::{Entry, PAGE_ENTRIES, SealedIndex, entries_of};
-use crate::log::Log;
+use crate::log::{Ids, Log};
 use crate::record::{Record, RecordHeader};
 use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile};
 use crate::state::Found;
-use crate::{Damage, Error, Lsn, LsnRange};
+use crate::{Damage, Error, Lsn, LsnRange, RecordKind};
 
-/// Bytes of a segment that are read or mapped at once.
-const WINDOW_BYTES: usize = 2 << 20;
-/// Headers of the largest frame.
-const HEADERS_BYTES: usize = frame::payload_at(FRAME_RECORDS_MAX);
+/// How much of a segment is held at once.
+#[derive(Clone, Copy, Debug)]
+struct Width {
+    /// Of a part that is mapped: each page costs, and each map costs once.
+    mapped: usize,
+    /// Of a part that is read: it should stay in the cache of a core until it was looked at.
+    read: usize,
+}
+
+const PAYLOADS: Width = Width {
+    mapped: 4 << 20,
+    read: 1 << 20,
+};
+
+/// Headers of the largest frame, when they are far from their payload.
+const HEADERS: Width = Width {
+    mapped: frame::payload_at(FRAME_RECORDS_MAX),
+    read: frame::payload_at(FRAME_RECORDS_MAX),
+};
+
 /// Entries looked up at once.
 pub(crate) const ENTRIES_MAX: u64 = 8 * PAGE_ENTRIES as u64;
 /// Records copied from the queue at once.
@@ -37,14 +53,14 @@ enum Held {
 /// while somebody may look at it.
 #[derive(Debug)]
 struct Window {
-    width: usize,
+    width: Width,
     of: Option<Arc<SegmentFile>>,
     at: u64,
     held: Held,
 }
 
 impl Window {
-    fn new(width: usize) -> Window {
+    fn new(width: Width) -> Window {
         Window {
             width,
             of: None,
@@ -87,12 +103,13 @@ impl Window {
         let needed = usize::try_from(offset - at).unwrap_or(usize::MAX) + length;
         // Behind the last frame somebody may be writing.
         let left = usize::try_from(found.end.saturating_sub(at)).unwrap_or(usize::MAX);
-        let wide = self.width.min(left).max(needed);
+        let wide = |width: usize| width.min(left).max(needed);
+        let (mapped, read) = (wide(self.width.mapped), wide(self.width.read));
         let held = std::mem::replace(&mut self.held, Held::Nothing);
         self.of = None;
         // A bad sector costs what lies on it, not the window around it (L-E3).
-        self.held = Held::mapped(found, at, wide)
-            .or_else(|| Held::read(held, found, at, wide))
+        self.held = Held::mapped(found, at, mapped)
+            .or_else(|| Held::read(held, found, at, read))
             .or_else(|| Held::read(Held::Nothing, found, at, needed))
             .ok_or(Damage::Unreadable)?;
         self.at = at;
@@ -129,23 +146,23 @@ enum Batch {
 }
 
 /// The payload of a record that is being read.
-#[derive(Debug)]
-pub(crate) enum Payload<'a> {
+#[derive(Clone, Copy, Debug)]
+enum Payload<'a> {
     /// In the window.
     Shown(&'a [u8]),
     /// Of a record that waits to be written.
-    Shared(Bytes),
+    Shared(&'a Bytes),
 }
 
-impl Payload<'_> {
-    pub(crate) fn bytes(&self) -> &[u8] {
+impl<'a> Payload<'a> {
+    fn bytes(self) -> &'a [u8] {
         match self {
             Payload::Shown(bytes) => bytes,
             Payload::Shared(bytes) => bytes,
         }
     }
 
-    pub(crate) fn to_shared(&self) -> Bytes {
+    fn to_shared(self) -> Bytes {
         match self {
             Payload::Shown(bytes) => Arc::new(Buffer::copy_of(bytes)),
             Payload::Shared(bytes) => Arc::clone(bytes),
@@ -170,42 +187,71 @@ impl Scan {
             log: Arc::clone(log),
             range,
             batch: Batch::Queued(Vec::new().into_iter()),
-            headers: Window::new(HEADERS_BYTES),
-            payloads: Window::new(WINDOW_BYTES),
+            headers: Window::new(HEADERS),
+            payloads: Window::new(PAYLOADS),
         }
     }
 
     /// The next record, verified. After an error there is none.
-    pub(crate) fn next(&mut self) -> Result<Option<(RecordHeader, Payload<'_>)>, Error> {
-        if self.range.is_empty() {
-            return Ok(None);
+    pub(crate) fn next(&mut self) -> Result<Option<Record>, Error> {
+        let mut next = None;
+        self.step(1, &mut |header, payload| {
+            // A record that is handed out owns its bytes.
+            next = Some(Record::checked(*header, payload.to_shared()));
+            Ok::<(), Error>(())
+        })?;
+        Ok(next)
+    }
+
+    /// Shows every record that is left, verified. After an error there is none.
+    pub(crate) fn run<E: From<Error>>(
+        &mut self,
+        mut each: impl FnMut(&RecordHeader, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while !self.range.is_empty() {
+            self.step(usize::MAX, &mut |header, payload| {
+                each(header, payload.bytes())
+            })?;
         }
-        let through = self.range.through;
-        let after = std::mem::replace(&mut self.range.after, through);
+        Ok(())
+    }
+
+    /// Shows the next records, `most` at most and those of one batch at most.
+    fn step<E: From<Error>>(
+        &mut self,
+        most: usize,
+        each: &mut impl FnMut(&RecordHeader, Payload<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.range.is_empty() {
+            return Ok(());
+        }
+        let LsnRange { after, through } = self.range;
+        // What ends with an error goes on nowhere.
+        self.range.after = through;
         if self.batch.is_empty() {
             self.batch = self.log.batch(LsnRange::new(after, through))?;
         }
-        self.range.after = after.next();
+        let mut last = after;
         match &mut self.batch {
             Batch::Queued(records) => {
-                let record = records.next().expect("a batch holds the next record");
-                let payload = Payload::Shared(Arc::clone(record.payload()));
-                Ok(Some((*record.header(), payload)))
+                for record in records.take(most) {
+                    each(record.header(), Payload::Shared(record.payload()))?;
+                    last = record.lsn();
+                }
             }
             Batch::Stored { found, entries } => {
-                let entry = entries.next().expect("a batch holds the next record");
-                let block = self.log.ids.geometry.block_size.bytes_usize();
-                let read = read_entry(&mut self.headers, &mut self.payloads, found, &entry, block);
-                let ours = |(header, _): &(RecordHeader, _)| header.volume == self.log.ids.volume;
-                match read.and_then(|read| ours(&read).then_some(read).ok_or(Damage::Identity)) {
-                    Ok((header, bytes)) => Ok(Some((header, Payload::Shown(bytes)))),
-                    Err(what) => {
-                        self.range.after = through;
-                        Err(self.log.damaged(found, &entry, what))
-                    }
+                let ids = self.log.ids;
+                for entry in entries.take(most) {
+                    let (headers, payloads) = (&mut self.headers, &mut self.payloads);
+                    let (header, payload) = read_entry(headers, payloads, found, &entry, &ids)
+                        .map_err(|what| self.log.damaged(found, &entry, what))?;
+                    each(&header, Payload::Shown(payload))?;
+                    last = entry.lsn;
                 }
             }
         }
+        self.range.after = last;
+        Ok(())
     }
 }
 
@@ -219,10 +265,16 @@ impl Batch {
 }
 
 /// Bytes of payload that an entry speaks of.
-fn payload_bytes(entry: &Entry, block: usize) -> usize {
-    match entry.kind {
-        crate::RecordKind::Write => entry.blocks as usize * block,
-        crate::RecordKind::WriteZeroes | crate::RecordKind::Trim => 0,
+fn payload_bytes(entry: &Entry, ids: &Ids) -> Result<usize, Damage> {
+    let length = match entry.kind {
+        RecordKind::Write => entry.blocks as usize * ids.geometry.block_size.bytes_usize(),
+        RecordKind::WriteZeroes | RecordKind::Trim => 0,
+    };
+    match length <= RecordHeader::PAYLOAD_BYTES_MAX {
+        true => Ok(length),
+        false => Err(Damage::Length {
+            found: length as u64,
+        }),
     }
 }
 
@@ -233,7 +285,7 @@ fn read_entry<'a>(
     payloads: &'a mut Window,
     found: &Found,
     entry: &Entry,
-    block: usize,
+    ids: &Ids,
 ) -> Result<(RecordHeader, &'a [u8]), Damage> {
     let at = entry.header_at.into();
     let header = match payloads.covers(found, at, RecordHeader::BYTES) {
@@ -242,19 +294,19 @@ fn read_entry<'a>(
     };
     let mut bytes = [0; RecordHeader::BYTES];
     bytes.copy_from_slice(header);
-    let length = payload_bytes(entry, block);
-    if length > RecordHeader::PAYLOAD_BYTES_MAX {
-        return Err(Damage::Length {
-            found: length as u64,
-        });
-    }
-    let payload = match length {
+    let payload = match payload_bytes(entry, ids)? {
         0 => &[],
-        _ => payloads.bytes(found, entry.payload_at.into(), length)?,
+        length => payloads.bytes(found, entry.payload_at.into(), length)?,
     };
     let header = RecordHeader::decode_verified(&bytes, payload)?;
-    match header.lsn == entry.lsn {
-        true => Ok((header, payload)),
+    check_identity(&header, entry, ids)?;
+    Ok((header, payload))
+}
+
+/// Whether a record is the one that was asked for.
+fn check_identity(header: &RecordHeader, entry: &Entry, ids: &Ids) -> Result<(), Damage> {
+    match header.lsn == entry.lsn && header.volume == ids.volume {
+        true => Ok(()),
         false => Err(Damage::Identity),
     }
 }
@@ -372,12 +424,7 @@ impl Log {
         found: &Found,
         entry: &Entry,
     ) -> Result<(RecordHeader, Buffer, usize), Damage> {
-        let length = payload_bytes(entry, self.ids.geometry.block_size.bytes_usize());
-        if length > RecordHeader::PAYLOAD_BYTES_MAX {
-            return Err(Damage::Length {
-                found: length as u64,
-            });
-        }
+        let length = payload_bytes(entry, &self.ids)?;
         let read = |at: u32, length| {
             let bytes = found.file.file.read_exact(at.into(), length);
             bytes.map_err(|_| Damage::Unreadable)
@@ -399,9 +446,7 @@ impl Log {
         })?;
         let payload = second.as_deref().unwrap_or(&first[gap.min(first.len())..]);
         let header = RecordHeader::decode_verified(bytes, payload)?;
-        if header.lsn != entry.lsn || header.volume != self.ids.volume {
-            return Err(Damage::Identity);
-        }
+        check_identity(&header, entry, &self.ids)?;
         Ok(match second {
             Some(payload) => (header, payload, 0),
             None => (header, first, gap),

@@ -1,7 +1,7 @@
 //! Memory that O_DIRECT may write from and read into.
 #![expect(unsafe_code, reason = "aligned allocation has no safe interface")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -23,8 +23,7 @@ impl Buffer {
     /// When `length` rounds up past `isize::MAX`. Lengths from disk or peers are bounded before.
     #[must_use]
     pub fn zeroed(length: usize) -> Buffer {
-        let layout = Layout::from_size_align(length.max(1), Buffer::ALIGNMENT)
-            .expect("buffer lengths are bounded by the format");
+        let layout = Buffer::layout(length);
         // SAFETY: the layout has a size of at least one byte.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else {
@@ -40,9 +39,28 @@ impl Buffer {
     /// A copy of `bytes`.
     #[must_use]
     pub fn copy_of(bytes: &[u8]) -> Buffer {
-        let mut buffer = Buffer::zeroed(bytes.len());
-        buffer.copy_from_slice(bytes);
-        buffer
+        let layout = Buffer::layout(bytes.len());
+        // SAFETY: the layout has a size of at least one byte.
+        let start = unsafe { alloc(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        // SAFETY: `start` is fresh memory of `bytes.len()` bytes at least, which `bytes` is not.
+        unsafe {
+            start
+                .as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+        Buffer {
+            start,
+            length: bytes.len(),
+            layout,
+        }
+    }
+
+    fn layout(length: usize) -> Layout {
+        Layout::from_size_align(length.max(1), Buffer::ALIGNMENT)
+            .expect("buffer lengths are bounded by the format")
     }
 
     /// Cuts the buffer to `length` bytes; a longer length changes nothing.
@@ -55,7 +73,7 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` points to `layout.size() >= length` initialised bytes owned by `self`.
+        // SAFETY: `start` points to `length` initialised bytes, which `self` owns alone.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
