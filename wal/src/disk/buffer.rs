@@ -87,7 +87,7 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with this very layout and is freed once.
+        // SAFETY: `start` was allocated with this very layout and is freed once.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
