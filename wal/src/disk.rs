@@ -520,6 +520,23 @@ impl File {
             .map(drop)
     }
 
+    /// Makes every completed write of several files durable, with the syncs in flight together.
+    ///
+    /// # Errors
+    /// As [`File::sync`], of the first file whose sync failed; every sync has ended by then.
+    pub(crate) fn sync_all<'a>(files: impl Iterator<Item = &'a File>) -> Result<(), Error> {
+        let under_way: Vec<_> = files
+            .map(|file| (file, file.disk.submit(Operation::Sync { file: file.id })))
+            .collect();
+        let mut first = Ok(());
+        for (file, token) in under_way {
+            let synced = file.disk.wait(token).map(drop);
+            let synced = synced.map_err(|source| Error::io(IoOp::Sync, &file.path, None, source));
+            first = first.and(synced);
+        }
+        first
+    }
+
     /// Size in bytes.
     ///
     /// # Errors
