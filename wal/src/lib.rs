@@ -12,7 +12,7 @@
 //!  append, append_received          read, read_blocks, places, prove       reclaim, truncate, pin
 //!           |                                     |                                  |
 //!  +--------v-------------------------------------v----------------------------------v---------+
-//!  | log: one lock, never held across I/O        frontiers, index in memory, known damage       |
+//!  | log: one lock, never held across I/O        frontiers, active index, known damage          |
 //!  |   commit: whoever waits first leads: queue -> frames -> one sync -> everybody is told      |
 //!  |   walk + replay: facts from disk -> one of five rows     retention: pins -> reclaim floor  |
 //!  +-----------------+--------------------+--------------------+------------------+-------------+
@@ -46,7 +46,8 @@
 //! - W8 Generations rise along the chain of segments and none is used twice; a segment is prepared
 //!   and durable before a seal names it, and sealed and durable before a frame goes to the next.
 //! - W9 A sealed index is written from read-back after the seal is durable; it never knows more
-//!   than its segment, and without it nothing is lost but time (D15).
+//!   than its segment, and without it nothing is lost but time (D15). An open proves its header, a
+//!   lookup the pages it needs.
 //! - W10 meta is durable before space is reused: a segment becomes free only behind meta's
 //!   `first_generation`, and only when no reader holds it.
 //! - W11 A range read gives every record of `(after, through]`, each verified, or a typed error
@@ -54,6 +55,15 @@
 //!   checked against the tail in the critical section that takes it.
 //! - W12 Bytes from disk never panic: lengths are bounded before anything is allocated, and what
 //!   contradicts the format is a [`Damage`].
+//!
+//! # Memory
+//!
+//! A sealed segment takes some hundred bytes of memory and up to two file handles, however many
+//! records it holds: its entries stay in its index on disk. A segment without a usable index keeps
+//! 32 bytes a record until the background has written one, and so does the active segment: 512 KiB
+//! for 64 MiB of 4 KiB records, 4 MiB for 64 MiB of 512-byte ones, 64 MiB for 1 GiB of those; a log
+//! of trims alone takes half of its size. While an index is written, its entries are there twice.
+//! A reader holds two windows of a segment, 4 MiB and 68 KiB at most, and about a thousand entries.
 //!
 //! # Example
 //!
@@ -150,6 +160,8 @@ mod lsn;
 mod meta;
 mod prepare;
 mod read;
+#[cfg(test)]
+mod read_tests;
 mod record;
 mod replay;
 mod report;
