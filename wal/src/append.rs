@@ -75,7 +75,6 @@ impl Log {
         let unnumbered =
             unnumbered.map(|change| Unnumbered::new(change, self.ids.volume, block_size));
         let unnumbered: Vec<_> = unnumbered.collect();
-        self.check_writable()?;
         self.admit(bytes)?;
         let mut state = self.state();
         state.check_open(&self.dir)?;

@@ -170,11 +170,13 @@ impl Log {
         self.signal(&state);
         self.signal_work(&state);
         self.called.notify_all();
+        drop(state);
+        released.wake();
+        let mut state = self.state();
         while state.leading || state.stepping || state.preparing {
             state = self.wait(state);
         }
         drop(state);
-        released.wake();
         self.drain();
     }
 }

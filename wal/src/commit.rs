@@ -246,7 +246,7 @@ impl Log {
 
     /// Takes the outcome of a write in, and wakes whom it concerns. A failure is final: what
     /// reached the disk is unknown (L3).
-    fn land(&self, sequence: u64, done: std::io::Result<Output>) {
+    pub(crate) fn land(&self, sequence: u64, done: std::io::Result<Output>) {
         let mut state = self.state();
         match done {
             Ok(_) => state.landed(sequence, self.disk.durable_writes()),

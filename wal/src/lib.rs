@@ -125,6 +125,8 @@ mod bounds;
 mod clock;
 mod commit;
 #[cfg(test)]
+mod commit_tests;
+#[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;

@@ -21,14 +21,14 @@ impl Log {
     /// segment when the prepared ones are full. Call it before taking locks that a reader needs.
     ///
     /// # Errors
-    /// As [`Log::sync_through`]; [`Error::Io`] with ENOSPC when no segment can be prepared: nothing
+    /// As [`Log::sync_through`]; [`Error::ReadOnly`]; [`Error::Io`] with ENOSPC when no segment can be prepared: nothing
     /// was appended, and it works again once there is space (L8).
     pub fn admit(&self, bytes: u64) -> Result<(), Error> {
         // A record is at most doubled by the frame around it.
         let cost = bytes.saturating_mul(2).max(frame::frame_bytes(1, 0) as u64);
         loop {
             let mut state = self.state();
-            state.check_running()?;
+            state.check_open(&self.dir)?;
             let busy = state.pending_bytes + bytes > PENDING_BYTES_MAX;
             let room = state.room_ahead(&self.ids);
             let enough = room >= state.queued_cost + cost.min(self.room_max());

@@ -44,8 +44,15 @@ pub(crate) fn contents() -> MetaContents {
 
 impl Fixture {
     pub(crate) fn on_files() -> Fixture {
+        Fixture::on_files_with(FileDisk::new())
+    }
+
+    pub(crate) fn on(disk: Arc<dyn Disk>) -> Fixture {
+        Fixture::create(disk, "/volume".into(), None)
+    }
+
+    pub(crate) fn on_files_with(disk: Arc<dyn Disk>) -> Fixture {
         let temp = tempfile::tempdir().unwrap();
-        let disk: Arc<dyn Disk> = FileDisk::new();
         Fixture::create(disk, temp.path().join("volume"), Some(temp))
     }
 
@@ -315,7 +322,9 @@ fn damage_below_a_recorded_frontier_is_never_cut() {
     let ScanEnd::Damaged(loss) = report.end else {
         panic!("{report:?}")
     };
-    assert_eq!((loss.durable, loss.applied), (Lsn::new(49), Lsn::new(39)));
+    // The last frame recorded 49; an idle moment may have marked 50.
+    assert!(loss.durable >= Lsn::new(49), "{loss:?}");
+    assert_eq!(loss.applied, Lsn::new(39));
     assert_eq!(loss.places.len(), 1);
     assert_eq!(
         loss.places[0].lsns,
