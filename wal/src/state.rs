@@ -382,7 +382,7 @@ impl State {
         );
         assert!(
             self.flights.is_empty(),
-            "W9: a frame in flight behind the seal"
+            "W8: a frame in flight behind the seal"
         );
         self.next_offset = crate::segment::FIRST_FRAME_AT;
         self.segments.push(Segment {
