@@ -288,7 +288,22 @@ impl Engine {
     pub fn warm_up(&self) -> Result<(), Error> {
         let pool = POOL_SEGMENTS * self.shape.segment_bytes;
         let bytes = self.shape.retained_bytes.unwrap_or(0) + pool;
-        self.fill(self.shape.records(bytes), Load::FILL)
+        self.fill(self.shape.records(bytes), Load::FILL)?;
+        self.settle();
+        Ok(())
+    }
+
+    /// Waits until the background has prepared what it wants to have ready, for some seconds.
+    fn settle(&self) {
+        let pause = Duration::from_millis(100);
+        let mut before = None;
+        for _ in 0..100 {
+            let now = self.log.stats();
+            if before.replace(now) == Some(now) {
+                return;
+            }
+            edge::pause(pause);
+        }
     }
 
     /// Appends until the last segment is half full: as much is to be scanned after a crash,
