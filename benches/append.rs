@@ -1,8 +1,8 @@
 //! Durable appends beside the raw floor of the same disk.
 //!
 //! `cargo bench --bench append`; `SEAWALL_BENCH_DIR` names a directory on the disk to measure. The
-//! id of a bench is `BACKEND/size=BYTES/callers=N/in-flight=N`; words behind `--` pick some of them.
-//! Ratios come from `seawall bench append`, which lets floor and engine take turns.
+//! id of a bench is `BACKEND/size=BYTES/callers=N/in-flight=N`; words behind `--` pick some. Ratios
+//! come from `seawall bench append`, which lets floor and engine take turns.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use seawall_tools::bench::{Counters, Counting, Engine, Floor, Load, Shape, Turn, Until};
 use seawall_wal::disk::{Choice, Disk, open_backend};
 
-#[path = "support/groups.rs"]
 mod support;
 
 use support::{Sum, introduce, quick, scratch};

@@ -11,7 +11,6 @@ use seawall_tools::bench::{Engine, Load, Shape, Stored, Turn, Until, turn};
 use seawall_wal::disk::Choice;
 use seawall_wal::{LogMode, Lsn, LsnRange};
 
-#[path = "support/groups.rs"]
 mod support;
 
 use support::{Sum, introduce, quick, scratch};
