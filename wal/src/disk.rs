@@ -10,29 +10,36 @@
 //! - A buffer belongs to the backend from `submit` until its completion, which hands it back.
 //! - `Write` completes with `Done` only when every byte was taken by the operating system; a short
 //!   transfer is an error (L-W6). Its bytes are durable only after a `Sync` of that file that was
-//!   submitted after the write completed.
+//!   submitted after the write completed, unless it was submitted `durable`: then they, and no
+//!   others, are durable when it completes. A failed durable write means what a failed `Sync` means.
+//! - Reads see every completed write, by whatever way its bytes went, and so does a view of `map`.
 //! - `Read` may be short only at the end of the file, and says how much it got.
 //! - A created, renamed or removed name is durable only after a `SyncDir` of its directory.
 //! - Nothing is retried. A failed `Sync` means that the bytes are lost (L3).
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::error::{Error, IoOp};
+use crate::error::Error;
 
+mod blocking;
 mod buffer;
 #[cfg(test)]
 mod contract;
 mod file;
 mod map;
+mod random;
 #[cfg(target_os = "linux")]
 mod ring;
-#[cfg(feature = "sim")]
+#[cfg(all(unix, feature = "sim"))]
 pub mod sim;
 
+pub use blocking::{File, list, make_dir, remove, rename, sync_dir};
 pub use buffer::Buffer;
 pub use file::FileDisk;
+pub use map::MappedFile;
+pub(crate) use random::random_16;
 
 /// Bytes that are written by one `pwrite`-sized operation: shared, so that the caller keeps them.
 pub type Bytes = Arc<Buffer>;
@@ -111,6 +118,17 @@ pub enum Operation {
         /// The handle.
         file: FileId,
         /// New size in bytes.
+        length: u64,
+    },
+    /// Makes a byte range read zero and be written space: no later write into it changes the size
+    /// or the extents of the file (L-W9). Grows the file where the range ends behind it. Durable
+    /// like any other write, by a later `Sync`: [`Output::Done`].
+    WriteZeros {
+        /// The handle.
+        file: FileId,
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
         length: u64,
     },
     /// Makes a byte range read zero, with a hole where the file system can, and leaves the size as
@@ -219,8 +237,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Which backend this is, as status reports it: "portable", "uring", "simulated".
+    /// Which backend this is, as status reports it: "uring", "direct", "portable", "simulated".
     fn backend(&self) -> &'static str;
+
+    /// Why this backend was taken and not the better one that was asked for first, if so (L-U4).
+    fn fallback(&self) -> Option<&str> {
+        None
+    }
 
     /// Whether this disk is stepped by its user: then no edge may start a thread, and background
     /// work runs only when somebody calls `step` (D22).
@@ -236,8 +259,6 @@ pub trait Disk: Send + Sync + fmt::Debug {
     }
 }
 
-pub use map::MappedFile;
-
 /// Which backend to use on this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
@@ -252,25 +273,27 @@ pub enum Choice {
     Portable,
 }
 
-/// Opens a backend; [`Disk::backend`] reports which one it is.
+/// Opens a backend; [`Disk::backend`] reports which one it is, and [`Disk::fallback`] why it is not
+/// the better one.
 ///
 /// # Errors
-/// [`Error::Backend`] when io_uring is forced on a system that has none or forbids it.
+/// [`Error::Backend`] when a backend is forced on a system that has none or forbids it.
 pub fn open_backend(choice: Choice) -> Result<Arc<dyn Disk>, Error> {
+    let refused = |backend, source| Error::Backend {
+        backend,
+        source: Arc::new(source),
+    };
     match choice {
         Choice::Auto => Ok(open_ring().unwrap_or_else(|error| {
             tracing::info!(%error, "no io_uring here");
-            FileDisk::direct()
+            FileDisk::in_place_of_ring(&error)
         })),
-        Choice::Direct => Ok(FileDisk::direct()),
-        Choice::Portable => Ok(FileDisk::new()),
-        Choice::Uring => match open_ring() {
-            Ok(disk) => Ok(disk),
-            Err(source) => Err(Error::Backend {
-                backend: "io_uring",
-                source: Arc::new(source),
-            }),
+        Choice::Uring => open_ring().map_err(|source| refused("io_uring", source)),
+        Choice::Direct => match FileDisk::direct() {
+            Some(disk) => Ok(disk),
+            None => Err(refused("direct", std::io::ErrorKind::Unsupported.into())),
         },
+        Choice::Portable => Ok(FileDisk::new()),
     }
 }
 
@@ -282,364 +305,4 @@ fn open_ring() -> std::io::Result<Arc<dyn Disk>> {
 #[cfg(not(target_os = "linux"))]
 fn open_ring() -> std::io::Result<Arc<dyn Disk>> {
     Err(std::io::ErrorKind::Unsupported.into())
-}
-
-/// An open file with its path, for blocking edges and for errors that name the place.
-///
-/// Every call is a submit plus a wait. Dropping it closes the handle.
-#[derive(Debug)]
-pub struct File {
-    disk: Arc<dyn Disk>,
-    id: FileId,
-    path: PathBuf,
-}
-
-fn unexpected(output: &Output) -> std::io::Error {
-    std::io::Error::other(format!("backend answered with {output:?}"))
-}
-
-fn run(
-    disk: &dyn Disk,
-    op: IoOp,
-    path: &Path,
-    offset: Option<u64>,
-    operation: Operation,
-) -> Result<Output, Error> {
-    disk.run(operation)
-        .map_err(|source| Error::io(op, path, offset, source))
-}
-
-/// Names in `path`, sorted.
-///
-/// # Errors
-/// [`Error::Io`] when the directory cannot be read.
-pub fn list(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, Error> {
-    match run(
-        disk,
-        IoOp::List,
-        path,
-        None,
-        Operation::List { path: path.into() },
-    )? {
-        Output::Names(names) => Ok(names),
-        other => Err(Error::io(IoOp::List, path, None, unexpected(&other))),
-    }
-}
-
-/// Creates the directory `path`; an existing one is fine. Its name is durable after [`sync_dir`]
-/// of the parent.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn make_dir(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
-    run(
-        disk,
-        IoOp::MakeDir,
-        path,
-        None,
-        Operation::MakeDir { path: path.into() },
-    )
-    .map(drop)
-}
-
-/// Makes the names in `path` durable.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn sync_dir(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
-    run(
-        disk,
-        IoOp::SyncDir,
-        path,
-        None,
-        Operation::SyncDir { path: path.into() },
-    )
-    .map(drop)
-}
-
-/// Removes a file or a directory with all it holds; a missing name is fine.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn remove(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
-    run(
-        disk,
-        IoOp::Remove,
-        path,
-        None,
-        Operation::Remove { path: path.into() },
-    )
-    .map(drop)
-}
-
-/// Renames `from` over `to`. Durable after [`sync_dir`].
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), Error> {
-    let operation = Operation::Rename {
-        from: from.into(),
-        to: to.into(),
-    };
-    run(disk, IoOp::Rename, from, None, operation).map(drop)
-}
-
-impl File {
-    /// Opens `path`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] with the reason of the operating system.
-    pub fn open(disk: &Arc<dyn Disk>, path: &Path, mode: OpenMode) -> Result<File, Error> {
-        File::open_with(disk, path, mode, false)
-    }
-
-    /// Opens `path` so that aligned writes go past the page cache where the file system can.
-    ///
-    /// # Errors
-    /// As [`File::open`].
-    pub fn open_direct(disk: &Arc<dyn Disk>, path: &Path, mode: OpenMode) -> Result<File, Error> {
-        File::open_with(disk, path, mode, true)
-    }
-
-    fn open_with(
-        disk: &Arc<dyn Disk>,
-        path: &Path,
-        mode: OpenMode,
-        direct: bool,
-    ) -> Result<File, Error> {
-        let operation = Operation::Open {
-            path: path.into(),
-            mode,
-            direct,
-        };
-        match run(disk.as_ref(), IoOp::Open, path, None, operation)? {
-            Output::File(id) => Ok(File {
-                disk: Arc::clone(disk),
-                id,
-                path: path.into(),
-            }),
-            other => Err(Error::io(IoOp::Open, path, None, unexpected(&other))),
-        }
-    }
-
-    /// The path it was opened by.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The handle, for operations submitted without waiting.
-    #[must_use]
-    pub fn id(&self) -> FileId {
-        self.id
-    }
-
-    /// The disk it lives on.
-    #[must_use]
-    pub fn disk(&self) -> &Arc<dyn Disk> {
-        &self.disk
-    }
-
-    fn run(&self, op: IoOp, offset: Option<u64>, operation: Operation) -> Result<Output, Error> {
-        run(self.disk.as_ref(), op, &self.path, offset, operation)
-    }
-
-    /// Reads up to `length` bytes at `offset`; shorter only at the end of the file.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn read(&self, offset: u64, length: usize) -> Result<Buffer, Error> {
-        self.read_into(offset, Buffer::zeroed(length))
-    }
-
-    /// Reads into `buffer`, which is cut to what the file gave.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn read_into(&self, offset: u64, buffer: Buffer) -> Result<Buffer, Error> {
-        let operation = Operation::Read {
-            file: self.id,
-            offset,
-            buffer,
-        };
-        match self.run(IoOp::Read, Some(offset), operation)? {
-            Output::Read { mut buffer, filled } => {
-                buffer.truncate(filled);
-                Ok(buffer)
-            }
-            other => Err(Error::io(
-                IoOp::Read,
-                &self.path,
-                Some(offset),
-                unexpected(&other),
-            )),
-        }
-    }
-
-    /// Reads exactly `length` bytes at `offset`.
-    ///
-    /// # Errors
-    /// [`Error::Io`], of kind `UnexpectedEof` when the file is too short.
-    pub fn read_exact(&self, offset: u64, length: usize) -> Result<Buffer, Error> {
-        let buffer = self.read(offset, length)?;
-        if buffer.len() < length {
-            let source = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-            return Err(Error::io(IoOp::Read, &self.path, Some(offset), source));
-        }
-        Ok(buffer)
-    }
-
-    /// Writes the buffers one behind the other at `offset`.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; what reached the file is then unknown.
-    pub fn write(&self, offset: u64, buffers: Vec<Bytes>) -> Result<(), Error> {
-        let operation = Operation::Write {
-            file: self.id,
-            offset,
-            buffers,
-            durable: false,
-        };
-        self.run(IoOp::Write, Some(offset), operation).map(drop)
-    }
-
-    /// Writes one buffer at `offset`.
-    ///
-    /// # Errors
-    /// As [`File::write`].
-    pub fn write_bytes(&self, offset: u64, bytes: Buffer) -> Result<(), Error> {
-        self.write(offset, vec![Arc::new(bytes)])
-    }
-
-    /// Makes every completed write durable.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; the bytes must then be taken as lost (L3).
-    pub fn sync(&self) -> Result<(), Error> {
-        self.run(IoOp::Sync, None, Operation::Sync { file: self.id })
-            .map(drop)
-    }
-
-    /// Makes every completed write of several files durable, with the syncs in flight together.
-    ///
-    /// # Errors
-    /// As [`File::sync`], of the first file whose sync failed; every sync has ended by then.
-    pub(crate) fn sync_all<'a>(files: impl Iterator<Item = &'a File>) -> Result<(), Error> {
-        let under_way: Vec<_> = files
-            .map(|file| (file, file.disk.submit(Operation::Sync { file: file.id })))
-            .collect();
-        let mut first = Ok(());
-        for (file, token) in under_way {
-            let synced = file.disk.wait(token).map(drop);
-            let synced = synced.map_err(|source| Error::io(IoOp::Sync, &file.path, None, source));
-            first = first.and(synced);
-        }
-        first
-    }
-
-    /// Size in bytes.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn length(&self) -> Result<u64, Error> {
-        match self.run(IoOp::Length, None, Operation::Length { file: self.id })? {
-            Output::Length(length) => Ok(length),
-            other => Err(Error::io(
-                IoOp::Length,
-                &self.path,
-                None,
-                unexpected(&other),
-            )),
-        }
-    }
-
-    /// Sets the size, with a hole where it grows.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn set_length(&self, length: u64) -> Result<(), Error> {
-        let operation = Operation::SetLength {
-            file: self.id,
-            length,
-        };
-        self.run(IoOp::SetLength, Some(length), operation).map(drop)
-    }
-
-    /// Makes `length` bytes at `offset` read zero.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn punch_hole(&self, offset: u64, length: u64) -> Result<(), Error> {
-        let operation = Operation::PunchHole {
-            file: self.id,
-            offset,
-            length,
-        };
-        self.run(IoOp::PunchHole, Some(offset), operation).map(drop)
-    }
-
-    /// First byte range `[first, second)` at or behind `offset` that may hold data.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
-        let operation = Operation::NextData {
-            file: self.id,
-            offset,
-        };
-        match self.run(IoOp::NextData, Some(offset), operation)? {
-            Output::Data(range) => Ok(range),
-            other => Err(Error::io(
-                IoOp::NextData,
-                &self.path,
-                Some(offset),
-                unexpected(&other),
-            )),
-        }
-    }
-
-    /// Takes the exclusive advisory lock, held until this value is dropped.
-    ///
-    /// # Errors
-    /// [`Error::Io`] of kind `WouldBlock` when another handle holds it.
-    pub fn lock(&self) -> Result<(), Error> {
-        self.run(IoOp::Lock, None, Operation::Lock { file: self.id })
-            .map(drop)
-    }
-
-    /// A read-only view of `length` bytes at `offset`, where the backend can map files (D23).
-    #[must_use]
-    pub fn map(&self, offset: u64, length: usize) -> Option<MappedFile> {
-        self.disk.map(self.id, offset, length)
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let token = self.disk.submit(Operation::Close { file: self.id });
-        // OK because durability comes from `sync` alone: a failed close loses nothing we promised.
-        drop(self.disk.wait(token));
-    }
-}
-
-/// 16 bytes from the operating system's random source, for ids.
-pub(crate) fn random_16() -> Result<[u8; 16], Error> {
-    let mut bytes = [0; 16];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let flags = rustix::rand::GetRandomFlags::empty();
-        match rustix::rand::getrandom(&mut bytes[filled..], flags) {
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => {
-                return Err(Error::io(
-                    IoOp::Random,
-                    Path::new("/dev/urandom"),
-                    None,
-                    errno.into(),
-                ));
-            }
-        }
-    }
-    Ok(bytes)
 }

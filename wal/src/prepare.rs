@@ -146,7 +146,7 @@ impl Log {
             (Arc::clone(&active.file), active.end, later)
         };
         if from < wipe_to {
-            SegmentFile::write_zeros(&file.file, from, wipe_to)?;
+            file.file.write_zeros(from, wipe_to - from)?;
             file.file.sync()?;
         }
         for slot in later {

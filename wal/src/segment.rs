@@ -144,25 +144,10 @@ impl SegmentFile {
         segment_bytes: u64,
     ) -> Result<File, Error> {
         let file = File::open_direct(disk, &dir.join(file_name(slot)), OpenMode::CreateOrOpen)?;
-        let from =
+        let whole_pages =
             file.length()?.min(segment_bytes) / FRAME_ALIGNMENT as u64 * FRAME_ALIGNMENT as u64;
-        SegmentFile::write_zeros(&file, from, segment_bytes)?;
+        file.write_zeros(whole_pages, segment_bytes - whole_pages)?;
         Ok(file)
-    }
-
-    /// Writes zeros from one offset to another; durable after a sync.
-    pub(crate) fn write_zeros(file: &File, from: u64, to: u64) -> Result<(), Error> {
-        let zeros = Arc::new(Buffer::zeroed(1 << 20));
-        let mut at = from;
-        while at < to {
-            let left = usize::try_from(to - at).unwrap_or(usize::MAX);
-            match left >= zeros.len() {
-                true => file.write(at, vec![Arc::clone(&zeros)])?,
-                false => file.write_bytes(at, Buffer::zeroed(left))?,
-            }
-            at += zeros.len().min(left) as u64;
-        }
-        Ok(())
     }
 
     /// Starts a life: writes the header with its generation and makes it durable, before the first

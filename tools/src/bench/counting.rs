@@ -68,6 +68,9 @@ impl Counting {
                 self.bytes.fetch_add(bytes, Ordering::Relaxed);
                 self.syncs.fetch_add(u64::from(*durable), Ordering::Relaxed);
             }
+            Operation::WriteZeros { length, .. } => {
+                self.bytes.fetch_add(*length, Ordering::Relaxed);
+            }
             _ => {}
         }
     }
@@ -102,6 +105,10 @@ impl Disk for Counting {
 
     fn backend(&self) -> &'static str {
         self.inner.backend()
+    }
+
+    fn fallback(&self) -> Option<&str> {
+        self.inner.fallback()
     }
 
     fn is_stepped(&self) -> bool {

@@ -24,6 +24,7 @@ fn may_change(operation: &Operation) -> bool {
             matches!(mode, OpenMode::CreateNew | OpenMode::CreateOrOpen)
         }
         Operation::Write { .. }
+        | Operation::WriteZeros { .. }
         | Operation::SetLength { .. }
         | Operation::PunchHole { .. }
         | Operation::MakeDir { .. }

@@ -23,44 +23,52 @@ impl Buffer {
     /// When `length` rounds up past `isize::MAX`. Lengths from disk or peers are bounded before.
     #[must_use]
     pub fn zeroed(length: usize) -> Buffer {
-        let layout = Buffer::layout(length);
+        let layout = layout_of(length);
         // SAFETY: the layout has a size of at least one byte.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
         Buffer {
-            start,
+            start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)),
             length,
             layout,
         }
     }
 
     /// A copy of `bytes`.
+    ///
+    /// # Panics
+    /// As [`Buffer::zeroed`].
     #[must_use]
     pub fn copy_of(bytes: &[u8]) -> Buffer {
-        let layout = Buffer::layout(bytes.len());
-        // SAFETY: the layout has a size of at least one byte.
-        let start = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
-        // SAFETY: `start` is fresh memory of `bytes.len()` bytes at least, which `bytes` is not.
-        unsafe {
-            start
-                .as_ptr()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-        };
-        Buffer {
-            start,
-            length: bytes.len(),
-            layout,
-        }
+        Buffer::concat_of(&[bytes])
     }
 
-    fn layout(length: usize) -> Layout {
-        Layout::from_size_align(length.max(1), Buffer::ALIGNMENT)
-            .expect("buffer lengths are bounded by the format")
+    /// A copy of all parts, one behind the other.
+    ///
+    /// # Panics
+    /// As [`Buffer::zeroed`].
+    #[must_use]
+    pub fn concat_of(parts: &[&[u8]]) -> Buffer {
+        let lengths = parts.iter().map(|part| part.len());
+        let length = lengths.fold(0, usize::saturating_add);
+        let layout = layout_of(length);
+        // SAFETY: the layout has a size of at least one byte.
+        let start = unsafe { alloc(layout) };
+        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        let mut filled = 0;
+        for part in parts {
+            // SAFETY: the parts add up to `length`, which the allocation holds; it is new, so that
+            // nothing overlaps it. After the last part every byte below `length` was written.
+            unsafe {
+                let to = start.as_ptr().add(filled);
+                to.copy_from_nonoverlapping(part.as_ptr(), part.len());
+            }
+            filled += part.len();
+        }
+        Buffer {
+            start,
+            length,
+            layout,
+        }
     }
 
     /// Cuts the buffer to `length` bytes; a longer length changes nothing.
@@ -69,11 +77,16 @@ impl Buffer {
     }
 }
 
+fn layout_of(length: usize) -> Layout {
+    Layout::from_size_align(length.max(1), Buffer::ALIGNMENT)
+        .expect("buffer lengths are bounded by the format")
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` points to `length` initialised bytes, which `self` owns alone.
+        // SAFETY: the first `length` bytes from `start` are initialised and owned by `self`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use super::{Buffer, Bytes, Disk, File, FileId, OpenMode, Operation, Output};
 use crate::error::Error;
 
+mod ways;
+
 type Case = fn(&Arc<dyn Disk>, &Path);
 
-/// Runs every case, each on a disk of its own with an empty directory.
+/// Runs every case twice, each on a disk of its own with an empty directory: with handles as the
+/// case opens them, and with every handle opened for direct writes.
 pub(super) fn contract(mut make: impl FnMut() -> (Arc<dyn Disk>, PathBuf)) {
     let cases: &[Case] = &[
         what_was_written_is_read_back,
@@ -35,9 +38,18 @@ pub(super) fn contract(mut make: impl FnMut() -> (Arc<dyn Disk>, PathBuf)) {
         a_close_finishes_what_is_in_flight_on_its_handle,
         missing_directories_are_errors,
         many_threads_share_one_disk,
+        ways::writes_of_every_alignment_are_seen_by_every_handle,
+        ways::a_durable_write_grows_the_file,
+        ways::a_view_sees_direct_writes,
+        ways::written_zeros_read_zero_and_are_no_hole,
+        ways::operations_outlive_the_thread_that_submitted_them,
+        ways::every_waiter_hears_of_its_own_operation,
     ];
     for case in cases {
         let (disk, directory) = make();
+        case(&disk, &directory);
+        let (disk, directory) = make();
+        let disk: Arc<dyn Disk> = Arc::new(ways::Directly(disk));
         case(&disk, &directory);
     }
 }
@@ -174,6 +186,7 @@ fn a_read_only_handle_changes_nothing(disk: &Arc<dyn Disk>, directory: &Path) {
     assert!(io_errno(refused).is_some());
     assert!(io_errno(reader.set_length(1)).is_some());
     assert!(io_errno(reader.punch_hole(0, 4)).is_some());
+    assert!(io_errno(reader.write_zeros(0, 4)).is_some());
     assert_eq!(content(&writer), b"kept");
 }
 
@@ -326,7 +339,7 @@ fn a_closed_handle_fails_every_operation(disk: &Arc<dyn Disk>, directory: &Path)
     let file = create(disk, &directory.join("a"));
     let id = file.id();
     drop(file);
-    let operations: [fn(FileId) -> Operation; 9] = [
+    let operations: [fn(FileId) -> Operation; 10] = [
         |file| Operation::Close { file },
         |file| Operation::Read {
             file,
@@ -343,6 +356,11 @@ fn a_closed_handle_fails_every_operation(disk: &Arc<dyn Disk>, directory: &Path)
         |file| Operation::Length { file },
         |file| Operation::SetLength { file, length: 1 },
         |file| Operation::PunchHole {
+            file,
+            offset: 0,
+            length: 1,
+        },
+        |file| Operation::WriteZeros {
             file,
             offset: 0,
             length: 1,

@@ -9,66 +9,40 @@
 )]
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags, SeekFrom};
-use rustix::io::Errno;
+use super::{Buffer, Completion, Disk, FileId, MappedFile, Operation, Output, Token};
+use open::Open;
+use system::bad_handle_code;
 
-use super::{
-    Buffer, Bytes, Completion, Disk, FileId, MappedFile, OpenMode, Operation, Output, Token,
-};
+pub(super) mod open;
+#[cfg(unix)]
+#[path = "file/unix.rs"]
+mod system;
+#[cfg(windows)]
+#[path = "file/windows.rs"]
+mod system;
 
 /// How often a lock that is held is asked for again: the kernel may keep the lock of a process
 /// for a moment after SIGKILL (L-U7).
 const LOCK_ATTEMPTS_MAX: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Buffers handed to the kernel by one vectored write; more go in further calls.
-const SLICES_MAX: usize = 128;
-
-/// Zeros for file systems that cannot punch holes.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
 /// An open file; `None` once its handle was closed. Operations hold the shared lock, `Close` the
 /// exclusive one, so that a close finishes what is in flight.
-type Handle = Arc<RwLock<Option<Open>>>;
-
-/// A file, and a second descriptor of it for direct writes.
-#[derive(Debug)]
-pub(super) struct Open {
-    pub(super) file: File,
-    pub(super) direct: Option<File>,
-}
-
-impl Open {
-    /// Where a write goes: past the page cache if everything about it is aligned.
-    pub(super) fn target(&self, offset: u64, buffers: &[Bytes]) -> &File {
-        let aligned = |bytes: &Bytes| {
-            bytes.as_ptr().addr().is_multiple_of(SECTOR) && bytes.len().is_multiple_of(SECTOR)
-        };
-        match &self.direct {
-            Some(direct) if offset.is_multiple_of(SECTOR as u64) && buffers.iter().all(aligned) => {
-                direct
-            }
-            _ => &self.file,
-        }
-    }
-}
-
-/// Alignment that direct writes need.
-const SECTOR: usize = 4096;
+type Handle = Arc<RwLock<Option<Arc<Open>>>>;
 
 /// The portable backend.
 #[derive(Debug, Default)]
 pub struct FileDisk {
     next_id: AtomicU64,
     direct: bool,
+    fallback: Option<String>,
     files: RwLock<HashMap<FileId, Handle>>,
     completions: Mutex<HashMap<Token, Completion>>,
 }
@@ -80,11 +54,22 @@ impl FileDisk {
         Arc::new(FileDisk::default())
     }
 
-    /// A backend whose log writes go past the page cache, each durable by itself.
+    /// A backend whose log writes go past the page cache, each durable by itself; `None` where the
+    /// operating system has no such writes.
     #[must_use]
-    pub fn direct() -> Arc<FileDisk> {
+    pub fn direct() -> Option<Arc<FileDisk>> {
+        let disk = FileDisk {
+            direct: true,
+            ..FileDisk::default()
+        };
+        cfg!(target_os = "linux").then(|| Arc::new(disk))
+    }
+
+    /// The best backend without a ring, which could not be had for this reason (L-U4).
+    pub(super) fn in_place_of_ring(error: &io::Error) -> Arc<FileDisk> {
         Arc::new(FileDisk {
             direct: cfg!(target_os = "linux"),
+            fallback: Some(format!("io_uring cannot be used: {error}")),
             ..FileDisk::default()
         })
     }
@@ -119,12 +104,19 @@ impl FileDisk {
         work(file.as_ref().ok_or_else(bad_handle)?)
     }
 
+    /// Both descriptors of a file, which stay open while the answer lives.
+    #[cfg(target_os = "linux")]
+    pub(super) fn shared(&self, id: FileId) -> io::Result<Arc<Open>> {
+        let handle = self.handle(id)?;
+        let file = handle.read().unwrap_or_else(PoisonError::into_inner);
+        file.clone().ok_or_else(bad_handle)
+    }
+
     /// Carries an operation out on the calling thread.
     pub(super) fn perform(&self, operation: Operation) -> Completion {
         match operation {
-            Operation::Open { path, mode, direct } => {
-                self.open(&path, mode, direct).map(Output::File)
-            }
+            Operation::Open { path, mode, direct } => Open::new(&path, mode, direct && self.direct)
+                .map(|open| Output::File(self.keep_open(open))),
             Operation::Close { file } => self.close(file).map(done),
             Operation::Read {
                 file,
@@ -137,49 +129,44 @@ impl FileDisk {
                 buffers,
                 durable,
             } => self
-                .with_open(file, |open| write_all(open, offset, &buffers, durable))
+                .with_open(file, |open| open.write(offset, buffers, durable))
                 .map(done),
-            Operation::Sync { file } => self.with_file(file, sync_data).map(done),
-            Operation::Length { file } => self.with_file(file, length).map(Output::Length),
+            Operation::Sync { file } => self.with_open(file, Open::sync).map(done),
+            Operation::Length { file } => self.with_open(file, Open::length).map(Output::Length),
             Operation::SetLength { file, length } => {
                 self.with_file(file, |file| file.set_len(length)).map(done)
             }
+            Operation::WriteZeros {
+                file,
+                offset,
+                length,
+            } => self
+                .with_open(file, |open| open.write_zeros(offset, length))
+                .map(done),
             Operation::PunchHole {
                 file,
                 offset,
                 length,
             } => self
-                .with_file(file, |file| punch_hole(file, offset, length))
+                .with_open(file, |open| open.punch_hole(offset, length))
                 .map(done),
             Operation::NextData { file, offset } => self
-                .with_file(file, |file| next_data(file, offset))
+                .with_open(file, |open| open.next_data(offset))
                 .map(Output::Data),
             Operation::Lock { file } => self.with_file(file, lock).map(done),
             Operation::List { path } => list(&path).map(Output::Names),
             Operation::MakeDir { path } => make_dir(&path).map(done),
             Operation::Rename { from, to } => fs::rename(from, to).map(done),
             Operation::Remove { path } => remove(&path).map(done),
-            Operation::SyncDir { path } => sync_dir(&path).map(done),
+            Operation::SyncDir { path } => system::sync_dir(&path).map(done),
         }
     }
 
-    fn open(&self, path: &Path, mode: OpenMode, direct: bool) -> io::Result<FileId> {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        match mode {
-            // Opening a FIFO would wait for a writer; on a regular file the flag means nothing.
-            OpenMode::Read => drop(options.custom_flags(OFlags::NONBLOCK.bits().cast_signed())),
-            OpenMode::ReadWrite => drop(options.write(true)),
-            OpenMode::CreateNew => drop(options.write(true).create_new(true)),
-            OpenMode::CreateOrOpen => drop(options.write(true).create(true)),
-        }
-        let file = options.open(path)?;
-        let direct = (direct && self.direct).then(|| open_direct(path)).flatten();
-        let open = Open { file, direct };
+    fn keep_open(&self, open: Open) -> FileId {
         let id = FileId(self.fresh_id());
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
-        files.insert(id, Arc::new(RwLock::new(Some(open))));
-        Ok(id)
+        files.insert(id, Arc::new(RwLock::new(Some(Arc::new(open)))));
+        id
     }
 
     fn close(&self, id: FileId) -> io::Result<()> {
@@ -188,14 +175,14 @@ impl FileDisk {
             files.remove(&id)
         };
         let handle = removed.ok_or_else(bad_handle)?;
-        let file = handle
+        let open = handle
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
             .ok_or_else(bad_handle)?;
         // A child between fork and exec holds a copy of the descriptor, and with it the lock.
         // Unlocking frees it for every copy. OK to ignore: without a lock there is nothing to free.
-        let _ = rustix::fs::flock(&file.file, FlockOperation::Unlock);
+        let _ = open.file.unlock();
         Ok(())
     }
 
@@ -241,6 +228,10 @@ impl Disk for FileDisk {
         }
     }
 
+    fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
+    }
+
     fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
         self.with_file(file, |file| MappedFile::new(file, offset, length))
             .ok()
@@ -249,7 +240,7 @@ impl Disk for FileDisk {
 
 /// The answer to a closed or unknown handle.
 pub(super) fn bad_handle() -> io::Error {
-    Errno::BADF.into()
+    io::Error::from_raw_os_error(bad_handle_code())
 }
 
 /// The answer to a token that was never given or was used before.
@@ -267,7 +258,7 @@ fn done((): ()) -> Output {
 fn read(file: &File, offset: u64, mut buffer: Buffer) -> Completion {
     let mut filled = 0;
     while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+        match system::read_at(file, &mut buffer[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -277,155 +268,18 @@ fn read(file: &File, offset: u64, mut buffer: Buffer) -> Completion {
     Ok(Output::Read { buffer, filled })
 }
 
-fn write_all(open: &Open, offset: u64, buffers: &[Bytes], durable: bool) -> io::Result<()> {
-    let file = open.target(offset, buffers);
-    if durable {
-        return write_durable(file, offset, buffers);
-    }
-    write_all_by(offset, buffers, |slices, offset| {
-        rustix::io::pwritev(file, slices, offset)
-    })
-}
-
-#[cfg(target_os = "linux")]
-fn write_durable(file: &File, offset: u64, buffers: &[Bytes]) -> io::Result<()> {
-    use rustix::io::ReadWriteFlags;
-    write_all_by(offset, buffers, |slices, offset| {
-        rustix::io::pwritev2(file, slices, offset, ReadWriteFlags::DSYNC)
-    })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn write_durable(file: &File, offset: u64, buffers: &[Bytes]) -> io::Result<()> {
-    write_all_by(offset, buffers, |slices, offset| {
-        rustix::io::pwritev(file, slices, offset)
-    })?;
-    sync_data(file)
-}
-
-/// A descriptor for direct writes, where the file system has them.
-#[cfg(target_os = "linux")]
-fn open_direct(path: &Path) -> Option<File> {
-    let mut options = OpenOptions::new();
-    options.write(true);
-    options.custom_flags(OFlags::DIRECT.bits().cast_signed());
-    options.open(path).ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn open_direct(_: &Path) -> Option<File> {
-    None
-}
-
-/// Writes every byte or fails: a short transfer is continued where it stopped (L-W6).
-fn write_all_by(
-    mut offset: u64,
-    buffers: &[Bytes],
-    mut write: impl FnMut(&[IoSlice<'_>], u64) -> rustix::io::Result<usize>,
-) -> io::Result<()> {
-    for group in buffers.chunks(SLICES_MAX) {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        for (slice, bytes) in slices.iter_mut().zip(group) {
-            *slice = IoSlice::new(bytes);
-        }
-        let mut left = &mut slices[..group.len()];
-        // Empty buffers in front would look like a write that takes nothing.
-        IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            match write(left, offset) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    offset += count as u64;
-                    IoSlice::advance_slices(&mut left, count);
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// `fdatasync`; on Apple systems the standard library asks for F_FULLFSYNC, because `fsync` alone
-/// does not reach the medium there (L-O1).
-fn sync_data(file: &File) -> io::Result<()> {
-    file.sync_data()
-}
-
-fn length(file: &File) -> io::Result<u64> {
-    Ok(file.metadata()?.len())
-}
-
-fn punch_hole(file: &File, offset: u64, length_asked: u64) -> io::Result<()> {
-    let end = offset.saturating_add(length_asked).min(length(file)?);
-    if offset >= end {
-        return Ok(());
-    }
-    match deallocate(file, offset, end - offset) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, offset, end),
-        other => other.map_err(io::Error::from),
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn deallocate(file: &File, offset: u64, length: u64) -> rustix::io::Result<()> {
-    use rustix::fs::FallocateFlags;
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    loop {
-        match rustix::fs::fallocate(file, flags, offset, length) {
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn deallocate(_: &File, _: u64, _: u64) -> rustix::io::Result<()> {
-    Err(Errno::OPNOTSUPP)
-}
-
-fn write_zeros(file: &File, mut offset: u64, end: u64) -> io::Result<()> {
-    while offset < end {
-        let count = usize::try_from(end - offset).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-        file.write_all_at(&ZEROS[..count], offset)?;
-        offset += count as u64;
-    }
-    Ok(())
-}
-
-/// Asks the file system; where it cannot tell, everything behind `offset` may hold data.
-fn next_data(file: &File, offset: u64) -> io::Result<Option<(u64, u64)>> {
-    let size = length(file)?;
-    if offset >= size {
-        return Ok(None);
-    }
-    let first = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(first) => first,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Some((offset, size))),
-        Err(errno) => return Err(errno.into()),
-    };
-    let end = match rustix::fs::seek(file, SeekFrom::Hole(first)) {
-        // OK because a hole punched in between leaves nothing there: what follows may hold data.
-        Ok(end) if end <= first => size,
-        Ok(end) => end,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-    };
-    Ok((end > first).then_some((first, end)))
-}
-
 fn lock(file: &File) -> io::Result<()> {
     let mut attempts = 0;
     loop {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        match file.try_lock() {
             Ok(()) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) if attempts < LOCK_ATTEMPTS_MAX => {
+            Err(TryLockError::WouldBlock) if attempts < LOCK_ATTEMPTS_MAX => {
                 attempts += 1;
                 std::thread::sleep(LOCK_PAUSE);
             }
-            Err(errno) => return Err(errno.into()),
+            Err(TryLockError::WouldBlock) => return Err(ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => {}
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
 }
@@ -460,13 +314,6 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    use rustix::fs::Mode;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path, flags, Mode::empty())?;
-    File::from(directory).sync_all()
 }
 
 #[cfg(test)]

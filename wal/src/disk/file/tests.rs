@@ -4,16 +4,44 @@ use super::FileDisk;
 use crate::disk::{Disk, File, OpenMode, contract};
 use std::sync::Arc;
 
-#[test]
-fn portable_backend_keeps_the_contract() {
+fn keeps_the_contract(make: impl Fn() -> Arc<FileDisk>) {
     let scratch = tempfile::tempdir().unwrap();
     let mut cases = 0;
     contract::contract(|| {
         cases += 1;
         let path = scratch.path().join(format!("case-{cases}"));
         std::fs::create_dir(&path).unwrap();
-        (FileDisk::new(), path)
+        (make(), path)
     });
+}
+
+#[test]
+fn portable_backend_keeps_the_contract() {
+    keeps_the_contract(FileDisk::new);
+}
+
+#[test]
+fn direct_backend_keeps_the_contract_where_there_is_one() {
+    if FileDisk::direct().is_some() {
+        keeps_the_contract(|| FileDisk::direct().unwrap());
+    }
+}
+
+#[test]
+fn a_backend_taken_in_place_of_a_ring_says_why() {
+    let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    let disk = FileDisk::in_place_of_ring(&refused);
+    let reason = disk.fallback().unwrap();
+    assert!(reason.contains("io_uring"), "{reason}");
+    assert!(reason.contains(&refused.to_string()), "{reason}");
+    assert_eq!(FileDisk::new().fallback(), None);
+    let names = [disk.backend(), FileDisk::new().backend()];
+    let best = if cfg!(target_os = "linux") {
+        "direct"
+    } else {
+        "portable"
+    };
+    assert_eq!(names, [best, "portable"]);
 }
 
 #[test]
@@ -69,11 +97,11 @@ fn short_writes_of_every_size_are_continued_to_the_last_byte() {
     for step in 1..=11 {
         let mut taken = Vec::new();
         let mut interrupted = false;
-        let result = super::write_all_by(7, &buffers, |slices, offset| {
+        let result = super::open::write_all_by(7, &buffers, |slices, offset| {
             assert_eq!(offset, 7 + taken.len() as u64, "L-W6");
             interrupted = !interrupted;
             if interrupted {
-                return Err(super::Errno::INTR);
+                return Err(super::ErrorKind::Interrupted.into());
             }
             let offered: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
             let count = step.min(offered.len());
@@ -92,11 +120,11 @@ fn a_hole_is_written_as_zeros_where_none_can_be_punched() {
     let path = scratch.path().join("a");
     let shared: Arc<dyn Disk> = disk.clone();
     let file = File::open(&shared, &path, OpenMode::CreateNew).unwrap();
-    let size = 3 * super::ZEROS.len();
+    let size = 3 * super::open::ZEROS_BYTES;
     file.write_bytes(0, super::Buffer::copy_of(&vec![1; size]))
         .unwrap();
     let (start, end) = (100, size as u64 - 7);
-    disk.with_file(file.id(), |file| super::write_zeros(file, start, end))
+    disk.with_open(file.id(), |open| open.write_zeros_piecewise(start, end))
         .unwrap();
     let bytes = file.read_exact(0, size).unwrap();
     let (before, rest) = bytes.split_at(100);
@@ -108,15 +136,15 @@ fn a_hole_is_written_as_zeros_where_none_can_be_punched() {
 #[test]
 fn a_write_that_stops_taking_bytes_fails() {
     let buffers = [Arc::new(super::Buffer::copy_of(b"bytes"))];
-    let stuck = super::write_all_by(0, &buffers, |_, _| Ok(0)).unwrap_err();
+    let stuck = super::open::write_all_by(0, &buffers, |_, _| Ok(0)).unwrap_err();
     assert_eq!(stuck.kind(), super::ErrorKind::WriteZero);
     let mut calls = 0;
-    let full = super::write_all_by(0, &buffers, |_, _| {
+    let full = super::open::write_all_by(0, &buffers, |_, _| {
         calls += 1;
         if calls == 1 {
             Ok(2)
         } else {
-            Err(super::Errno::NOSPC)
+            Err(super::ErrorKind::StorageFull.into())
         }
     });
     assert_eq!(full.unwrap_err().kind(), super::ErrorKind::StorageFull);
@@ -129,7 +157,7 @@ fn vectored_writes_of_more_buffers_than_one_call_takes_arrive_whole() {
     let disk: Arc<dyn Disk> = FileDisk::new();
     let path = scratch.path().join("many");
     let file = File::open(&disk, &path, OpenMode::CreateNew).unwrap();
-    let count = 3 * super::SLICES_MAX + 7;
+    let count = 3 * super::open::SLICES_MAX + 7;
     let buffers = (0..count)
         .map(|i| Arc::new(super::Buffer::copy_of(&[u8::try_from(i % 256).unwrap(); 3])))
         .collect();

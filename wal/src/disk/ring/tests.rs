@@ -1,7 +1,7 @@
 //! The ring against the contract and at its own edges.
 
 use super::*;
-use crate::disk::{File, OpenMode, contract};
+use crate::disk::{Buffer, File, OpenMode, Output, contract};
 
 /// A ring, or the proof that the refusal is told clearly: some machines forbid rings (L-U4).
 fn ring() -> Option<Arc<RingDisk>> {
@@ -90,63 +90,4 @@ fn a_dropped_ring_waits_for_what_is_in_flight() {
     let file = File::open(&portable, &path, OpenMode::Read).unwrap();
     let bytes = file.read_exact(0, 64 * 65_536).unwrap();
     assert!(bytes.iter().all(|byte| *byte == 7), "L-U2");
-}
-
-#[test]
-fn short_completions_go_on_where_they_stopped() {
-    let parts: [&[u8]; 4] = [b"one", b"", b"three", b"six"];
-    let buffers: Vec<Bytes> = parts.map(|part| Arc::new(Buffer::copy_of(part))).into();
-    for step in 1..=11usize {
-        let mut work = Work::write(100, buffers.clone(), false);
-        let mut taken = Vec::new();
-        loop {
-            let Work::Write {
-                offset,
-                slices,
-                first,
-                ..
-            } = &work
-            else {
-                panic!("not a write");
-            };
-            assert_eq!(*offset, 100 + taken.len() as u64);
-            let left: Vec<u8> = slices[*first..]
-                .iter()
-                .flat_map(|s| s.iter().copied())
-                .collect();
-            let count = step.min(left.len());
-            taken.extend_from_slice(&left[..count]);
-            match work.advance(i32::try_from(count).unwrap()) {
-                Next::Again => {}
-                Next::Finished => break,
-                Next::Failed(error) => panic!("{error}"),
-            }
-        }
-        assert_eq!(taken, b"onethreesix", "L-W6, {step} bytes a time");
-    }
-}
-
-#[test]
-fn errors_of_the_kernel_reach_the_caller_and_nothing_is_retried() {
-    let write = || Work::write(0, vec![Arc::new(Buffer::copy_of(b"bytes"))], false);
-    let errno = |next| match next {
-        Next::Failed(error) => error.raw_os_error(),
-        other => panic!("{other:?}"),
-    };
-    for code in [5, 28, 125] {
-        assert_eq!(errno(write().advance(-code)), Some(code));
-        assert_eq!(errno(Work::Sync.advance(-code)), Some(code));
-    }
-    assert!(matches!(
-        write().advance(0),
-        Next::Failed(error) if error.kind() == ErrorKind::WriteZero
-    ));
-    let mut read = Work::Read {
-        offset: 0,
-        buffer: Buffer::zeroed(10),
-        filled: 0,
-    };
-    assert!(matches!(read.advance(4), Next::Again));
-    assert!(matches!(read.advance(0), Next::Finished));
-    assert!(matches!(read.output(), Ok(Output::Read { filled: 4, .. })));
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::super::file::{bad_handle, used_token};
-use super::super::{Buffer, Completion, FileId, OpenMode, Operation, Output, Token};
+use super::super::{Buffer, Bytes, Completion, FileId, OpenMode, Operation, Output, Token};
 use super::fault::{Effect, Script};
 use super::media::{Change, Media};
 use super::names::NodeId;
@@ -244,6 +245,15 @@ impl State {
                 offset: *offset,
                 buffers: buffers.clone(),
             }),
+            Operation::WriteZeros {
+                file,
+                offset,
+                length,
+            } => Some(Change::Write {
+                node: writable(file)?,
+                offset: *offset,
+                buffers: zeros(*length),
+            }),
             Operation::SetLength { file, length } => Some(Change::SetLength {
                 node: writable(file)?,
                 length: *length,
@@ -300,7 +310,7 @@ impl State {
                 }
                 Ok(done)
             }
-            Operation::PunchHole { file, .. } => {
+            Operation::WriteZeros { file, .. } | Operation::PunchHole { file, .. } => {
                 self.handle(file)?;
                 self.apply(change.ok_or(Errno::BADF)?)
             }
@@ -460,6 +470,19 @@ impl State {
     }
 }
 
+/// So many zeros, of which memory holds few.
+fn zeros(length: u64) -> Vec<Bytes> {
+    const PIECE: u64 = 1 << 16;
+    let whole = Arc::new(Buffer::zeroed(1 << 16));
+    let mut buffers = Vec::new();
+    for _ in 0..length / PIECE {
+        buffers.push(Arc::clone(&whole));
+    }
+    let rest = usize::try_from(length % PIECE).expect("less than a piece");
+    buffers.push(Arc::new(Buffer::zeroed(rest)));
+    buffers
+}
+
 fn is_sync(operation: &Operation) -> bool {
     matches!(
         operation,
@@ -475,6 +498,7 @@ fn handle_of(operation: &Operation) -> Option<FileId> {
         | Operation::Sync { file }
         | Operation::Length { file }
         | Operation::SetLength { file, .. }
+        | Operation::WriteZeros { file, .. }
         | Operation::PunchHole { file, .. }
         | Operation::NextData { file, .. }
         | Operation::Lock { file } => Some(*file),
@@ -493,7 +517,7 @@ fn describe(operation: &Operation) -> Option<(IoOp, Option<&Path>, Option<&Path>
         Operation::Close { .. } => return None,
         Operation::Open { path, .. } => (IoOp::Open, Some(path), None),
         Operation::Read { .. } => (IoOp::Read, None, None),
-        Operation::Write { .. } => (IoOp::Write, None, None),
+        Operation::Write { .. } | Operation::WriteZeros { .. } => (IoOp::Write, None, None),
         Operation::Sync { .. } => (IoOp::Sync, None, None),
         Operation::Length { .. } => (IoOp::Length, None, None),
         Operation::SetLength { .. } => (IoOp::SetLength, None, None),
