@@ -14,6 +14,13 @@ fn ring() -> Option<Arc<RingDisk>> {
                 .to_string();
             assert!(told.contains("io_uring"), "{told}");
             assert!(told.contains(&refusal.to_string()), "{told}");
+            let best = crate::disk::open_backend(crate::disk::Choice::Auto).unwrap();
+            assert_eq!(best.backend(), "direct");
+            let reason = best
+                .fallback()
+                .expect("a reason for what was taken instead");
+            assert!(reason.contains(&refusal.to_string()), "{reason}");
+            println!("no ring here: {reason}");
             None
         }
     }
