@@ -12,8 +12,8 @@ use crate::walk::Link;
 use crate::*;
 
 /// Writes frames behind the end of a log, one record each.
-struct Hand {
-    sim: Arc<SimDisk>,
+pub(crate) struct Hand {
+    pub(crate) sim: Arc<SimDisk>,
     link: Link,
     at: u64,
     generation: u64,
@@ -23,7 +23,7 @@ struct Hand {
 
 impl Hand {
     /// Of a log that holds `stamps`, each acknowledged, with no mark behind them.
-    fn behind(acknowledged: &[u8]) -> Hand {
+    pub(crate) fn behind(acknowledged: &[u8]) -> Hand {
         let sim = create(1 << 20);
         let (log, _) = open(&sim);
         append(&log, acknowledged);
@@ -101,8 +101,14 @@ impl Hand {
         at
     }
 
-    fn record(&mut self, frontier: u64, stamp: u8) -> u64 {
+    pub(crate) fn record(&mut self, frontier: u64, stamp: u8) -> u64 {
         self.place(FrameKind::Records, self.head, frontier, Some(stamp))
+    }
+
+    /// Ends the segment.
+    pub(crate) fn seal(&mut self) {
+        let head = self.head;
+        self.place(FrameKind::Seal, head, head.get(), None);
     }
 
     fn event(&mut self, kind: FrameKind, after: u64, frontier: u64) -> u64 {

@@ -161,6 +161,9 @@ mod log;
 mod loss;
 mod lsn;
 mod meta;
+mod opening;
+#[cfg(test)]
+mod outcome_tests;
 mod prepare;
 mod read;
 #[cfg(test)]

@@ -10,13 +10,13 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::flight::Released;
 use crate::meta::Meta;
-use crate::replay::{Verdict, verdict};
+use crate::opening::Opening;
+use crate::replay::Verdict;
 use crate::report::{Frontiers, ReplayReport, ScanEnd, SegmentInfo, SegmentState, Stats};
 use crate::retention::{PinInfo, PinKind, WalPin, check_pin};
 use crate::segment::{SegmentHeader, file_name};
 use crate::state::{State, chain};
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard};
-use crate::walk::Place;
 use crate::{Error, Lineage, Lsn, edge};
 
 /// Name of the directory of segments inside a volume directory.
@@ -78,44 +78,19 @@ impl Log {
         mode: LogMode,
         checkpoint: Lsn,
     ) -> Result<(Arc<Log>, ReplayReport), Error> {
-        let contents = meta.get();
-        if contents.tail > checkpoint {
-            return Err(chain(
-                "open with the tail at",
-                contents.tail,
-                "checkpoint",
-                checkpoint,
-            ));
-        }
-        let dir = dir.join(DIR_NAME);
         let writable = mode == LogMode::Writable;
-        let place = Place {
-            disk,
-            dir: &dir,
-            meta: &contents,
-            checkpoint,
-            writable,
+        let (volume, dir) = (dir, dir.join(DIR_NAME));
+        let contents = meta.get();
+        let opening = match mode {
+            LogMode::Writable => Opening::look(disk, &dir, contents, checkpoint, true),
+            LogMode::ReadOnly => Opening::inspect(disk, volume, &dir, contents, checkpoint),
         };
-        let mut walk = place.walk()?;
-        let verdict = verdict(walk.facts);
-        let end = match verdict {
-            Verdict::Clean => ScanEnd::Clean,
-            Verdict::Torn => {
-                walk.cut();
-                ScanEnd::Torn {
-                    at: walk.stop.clone(),
-                    bytes: walk.bytes_cut,
-                }
-            }
-            Verdict::Damaged => ScanEnd::Damaged(walk.keep_damaged()),
-        };
-        let report = ReplayReport {
-            end,
-            segments_scanned: walk.scanned,
-            segments_indexed: walk.by_index,
-            records: walk.records,
-            clean_close: contents.clean_close.is_some(),
-        };
+        let Opening {
+            contents,
+            mut walk,
+            verdict,
+            report,
+        } = opening?;
         let suspects = match &report.end {
             ScanEnd::Damaged(loss) => loss
                 .places

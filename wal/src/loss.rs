@@ -110,7 +110,16 @@ impl Walk {
             places.push(self.loss_at_stop(LsnRange::new(header.after, header.after)));
         }
         if header.after > *head {
-            places.push(self.loss_at_stop(LsnRange::new(*head, header.after)));
+            let lost = LsnRange::new(*head, header.after);
+            let mut loss = self.loss_at_stop(lost);
+            if let Some(gap) = &island.gap {
+                loss.at = Corrupt {
+                    lsn: loss.at.lsn,
+                    ..gap.clone()
+                };
+                loss.hole |= island.absent;
+            }
+            places.push(loss);
         }
         *head = header.after;
         if header.kind != FrameKind::Records {

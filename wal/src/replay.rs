@@ -5,7 +5,8 @@
 pub(crate) struct Facts {
     /// Something that was durable before anything referred to it is not there: the mark frame of a
     /// recorded clean close, the segment that a seal names, the end of a segment that frames in a
-    /// later one follow, the truncation that records below the head follow.
+    /// later one follow, the truncation that frames below the head follow or that the lineage tells
+    /// of, the records behind the tail.
     pub(crate) named_missing: bool,
     /// A frontier recorded by any sound frame of this log, or by meta, lies above the last record
     /// that is whole.

@@ -140,6 +140,10 @@ pub(crate) struct Walk {
 pub(crate) struct Island {
     pub(crate) file: Arc<SegmentFile>,
     pub(crate) frame: FoundFrame,
+    /// What lies between the frame before it, or where the look began, and itself.
+    pub(crate) gap: Option<Corrupt>,
+    /// Nothing in the gap looks like a frame of this life: what was there is absent.
+    pub(crate) absent: bool,
 }
 
 impl Island {
@@ -392,6 +396,7 @@ impl Place<'_> {
         let handle = Arc::clone(&file.file);
         let mut scanner = Scanner::new(&handle, self.identity(file.generation))?;
         let mut at = at;
+        let (mut gap, mut absent) = (None, true);
         while at + FRAME_ALIGNMENT as u64 <= scanner.end() {
             match scanner.frame_at(at) {
                 // Frames from before the end of the chain say nothing new (D13).
@@ -404,9 +409,20 @@ impl Place<'_> {
                     walk.islands.push(Island {
                         file: Arc::clone(file),
                         frame,
+                        gap: gap.take(),
+                        absent: std::mem::replace(&mut absent, true),
                     });
                 }
-                Err(_) => at += FRAME_ALIGNMENT as u64,
+                Err(what) => {
+                    absent &= !scanner.looks_begun(at);
+                    gap.get_or_insert_with(|| Corrupt {
+                        path: file.path().into(),
+                        offset: at,
+                        lsn: None,
+                        what,
+                    });
+                    at += FRAME_ALIGNMENT as u64;
+                }
             }
         }
         Ok(())

@@ -217,6 +217,44 @@ fn the_first_segment_is_missed() {
 }
 
 #[test]
+fn a_segment_under_a_second_name_is_told_by_the_log_and_by_its_dump() {
+    let dir = scratch();
+    let volume = arg(dir.path(), "vol");
+    create(&volume, "1M");
+    let live = open(&volume);
+    fill(&live);
+    live.close().unwrap();
+    drop(live);
+    let wal = Path::new(&volume).join("wal");
+    std::fs::copy(wal.join("00000000.seg"), wal.join("00000007.seg")).unwrap();
+    for dumped in [wal_dump(&[&volume, "--verify"]), seawall(&["verify", &volume])] {
+        assert_eq!(dumped.code, Some(1), "{dumped:#?}");
+        assert!(dumped.stdout.contains(".seg"), "{dumped:#?}");
+    }
+    std::fs::remove_file(wal.join("00000007.seg")).unwrap();
+    assert_eq!(wal_dump(&[&volume, "--verify"]).code, Some(0));
+}
+
+#[test]
+fn damaged_copies_of_meta_are_told_by_a_dump_that_reads_the_segments_all_the_same() {
+    let dir = scratch();
+    let volume = arg(dir.path(), "vol");
+    create(&volume, "1M");
+    let live = open(&volume);
+    fill(&live);
+    live.close().unwrap();
+    drop(live);
+    let meta = Path::new(&volume).join("meta");
+    for copies in 1..=2 {
+        flip(&meta, (copies - 1) * (64 << 10) + 100);
+        let dumped = wal_dump(&[&volume, "--verify"]);
+        assert_eq!(dumped.code, Some(1), "{copies}: {dumped:#?}");
+        assert!(dumped.stdout.contains("meta"), "{copies}: {dumped:#?}");
+        assert_eq!(records(&volume).len(), usize::from(RECORDS));
+    }
+}
+
+#[test]
 fn a_file_of_the_base_that_is_gone_or_too_short_is_damage() {
     let dir = scratch();
     let volume = long_log(dir.path());

@@ -61,7 +61,9 @@ fn judge(disk: &Arc<dyn Disk>, source: &Source) -> Result<(Vec<Corrupt>, Vec<Cor
         }
         Ok(())
     })?;
-    Ok(judge.verdict())
+    let (mut damage, torn) = judge.verdict();
+    damage.splice(0..0, source.odd.iter().cloned());
+    Ok((damage, torn))
 }
 
 /// Prints damage; true when there is any.

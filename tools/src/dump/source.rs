@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use seawall_wal::disk::{self, Disk};
 use seawall_wal::{
-    Corrupt, Error as WalError, Inspected, LogId, Lsn, Meta, MetaContents, inspect_segment,
+    Corrupt, Damage, Error as WalError, Inspected, LogId, Lsn, Meta, MetaContents, inspect_segment,
 };
 
 use crate::common;
@@ -33,6 +33,8 @@ pub(super) struct Source {
     pub(super) dir: Option<PathBuf>,
     pub(super) meta: Option<MetaContents>,
     pub(super) segments: Vec<Segment>,
+    /// Damage of `meta`, and files that claim a life that another one has.
+    pub(super) odd: Vec<Corrupt>,
 }
 
 /// Finds the segment files behind `path`.
@@ -50,7 +52,7 @@ pub(super) fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error>
     };
     let meta_dir = dir.or_else(|| path.parent());
     // OK because a dump also serves where meta is damaged or absent; then less is known.
-    let meta = meta_dir.and_then(|dir| Some(Meta::open(disk, dir, false).ok()?.get()));
+    let (meta, mut odd) = meta_dir.map_or((None, Vec::new()), |dir| read_meta(disk, dir));
     let mut segments = Vec::new();
     for name in disk::list(disk.as_ref(), &wal)? {
         if name.ends_with(".seg") {
@@ -68,10 +70,42 @@ pub(super) fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error>
         });
     }
     put_in_order(&mut segments, meta.as_ref());
+    odd.extend(twins(&segments));
     Ok(Source {
         dir: Some(path.into()),
         meta,
         segments,
+        odd,
+    })
+}
+
+/// What meta says, and the damage of its copies.
+fn read_meta(disk: &Arc<dyn Disk>, dir: &Path) -> (Option<MetaContents>, Vec<Corrupt>) {
+    let corrupt = |error| match error {
+        WalError::Corrupt(at) => Some(at),
+        _ => None,
+    };
+    match Meta::open(disk, dir, false) {
+        Ok(meta) => {
+            let damage = meta.verify().into_iter().filter_map(corrupt);
+            (Some(meta.get()), damage.collect())
+        }
+        Err(error) => (None, corrupt(error).into_iter().collect()),
+    }
+}
+
+/// Files that name a generation which an earlier one has: the log refuses to choose.
+fn twins(segments: &[Segment]) -> impl Iterator<Item = Corrupt> {
+    let mut lives = std::collections::BTreeSet::new();
+    let twin = move |segment: &&Segment| match (segment.log, segment.generation) {
+        (Some(log), Some(generation)) => !lives.insert((log.0, generation)),
+        _ => false,
+    };
+    segments.iter().filter(twin).map(|segment| Corrupt {
+        path: segment.path.clone(),
+        offset: 0,
+        lsn: None,
+        what: Damage::Identity,
     })
 }
 
@@ -88,6 +122,7 @@ fn lone(segment: Segment) -> Result<Source, Error> {
             dir: None,
             meta: None,
             segments: vec![segment],
+            odd: Vec::new(),
         }),
     }
 }
