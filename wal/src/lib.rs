@@ -119,6 +119,8 @@
 //! # Ok(())
 //! # }
 //! ```
+#[cfg(test)]
+mod acceptance_tests;
 mod append;
 mod background;
 mod block;

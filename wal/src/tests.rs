@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::damage_tests;
 use crate::disk::{self, Buffer, Disk, FileDisk};
 use crate::log::DIR_NAME;
 use crate::*;
@@ -310,15 +311,21 @@ fn a_half_frame_at_the_end_is_torn_and_cut_for_good() {
 #[test]
 fn damage_below_a_recorded_frontier_is_never_cut() {
     // A030, A031, A038, A241.
-    let fixture = Fixture::on_files();
-    let (log, _) = fixture.open();
+    // On a stepped disk no idle mark comes between the frames.
+    let sim = damage_tests::create(1 << 20);
+    let (log, _) = damage_tests::open(&sim);
     for through in 1..=50 {
         append(&log, through);
     }
     log.stop();
     drop(log);
-    flip(&fixture.segment(0), 4096 + 39 * 8192 + 4096 + 100, 0x40);
-    let (log, report) = fixture.open();
+    sim.flip(
+        &damage_tests::segment(0),
+        4096 + 39 * 8192 + 4096 + 100,
+        0x40,
+    )
+    .unwrap();
+    let (log, report) = damage_tests::open(&sim);
     let ScanEnd::Damaged(loss) = report.end else {
         panic!("{report:?}")
     };
@@ -349,15 +356,17 @@ fn damage_below_a_recorded_frontier_is_never_cut() {
 
 #[test]
 fn a_destroyed_frame_header_below_the_frontier_loses_exactly_its_records() {
-    let fixture = Fixture::on_files();
-    let (log, _) = fixture.open();
+    // On a stepped disk no idle mark comes between the frames.
+    let sim = damage_tests::create(1 << 20);
+    let (log, _) = damage_tests::open(&sim);
     for through in 1..=50 {
         append(&log, through);
     }
     log.stop();
     drop(log);
-    flip(&fixture.segment(0), 4096 + 19 * 8192 + 8, 0xff);
-    let (log, report) = fixture.open();
+    sim.flip(&damage_tests::segment(0), 4096 + 19 * 8192 + 8, 0xff)
+        .unwrap();
+    let (log, report) = damage_tests::open(&sim);
     let ScanEnd::Damaged(loss) = report.end else {
         panic!("{report:?}")
     };

@@ -227,7 +227,10 @@ fn a_segment_under_a_second_name_is_told_by_the_log_and_by_its_dump() {
     drop(live);
     let wal = Path::new(&volume).join("wal");
     std::fs::copy(wal.join("00000000.seg"), wal.join("00000007.seg")).unwrap();
-    for dumped in [wal_dump(&[&volume, "--verify"]), seawall(&["verify", &volume])] {
+    for dumped in [
+        wal_dump(&[&volume, "--verify"]),
+        seawall(&["verify", &volume]),
+    ] {
         assert_eq!(dumped.code, Some(1), "{dumped:#?}");
         assert!(dumped.stdout.contains(".seg"), "{dumped:#?}");
     }
