@@ -177,6 +177,7 @@ mod retention;
 mod rewrite;
 mod scan;
 mod segment;
+mod slots;
 mod state;
 mod sync;
 #[cfg(test)]

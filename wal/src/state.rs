@@ -10,8 +10,9 @@ use crate::record::Record;
 use crate::report::{Frontiers, Gap, ReplayReport, ScanEnd, Stats};
 use crate::retention::Registry;
 use crate::segment::SegmentFile;
+use crate::slots::Slots;
 use crate::sync::Gate;
-use crate::walk::{Link, Segment, Slots, Walk};
+use crate::walk::{Link, Segment, Walk};
 use crate::{Damage, Epoch, Error, Incarnation, Lineage, Lsn, LsnRange};
 
 /// Everything that changes, under one lock that is never held across I/O.

@@ -1,7 +1,7 @@
 //! Reads a log from disk, frame by frame or by sealed index, and collects the facts that replay
 //! decides on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::index::{self, Scanned, Summary};
 use crate::replay::Facts;
 use crate::report::Loss;
 use crate::segment::{FIRST_FRAME_AT, FoundFrame, Scanner, SegmentFile, SegmentHeader, slot_of};
+use crate::slots::Slots;
 use crate::{Corrupt, Damage, Error, Lsn, LsnRange, MetaContents};
 
 /// One segment of the log, in memory.
@@ -57,41 +58,6 @@ impl Link {
     /// Whether a frame is the one that comes here.
     pub(crate) fn leads_to(self, header: &FrameHeader) -> bool {
         header.sequence == self.sequence && header.previous == self.previous
-    }
-}
-
-/// Slots that belong to no retained segment, with the highest slot number in use.
-#[derive(Debug, Default)]
-pub(crate) struct Slots {
-    /// Files that may be prepared for a new life.
-    pub(crate) spare: Vec<u32>,
-    /// Files of later lives than the oldest retained one and outside the chain. They may hold
-    /// frames that were cut, and are prepared anew before anything is appended behind a cut (D16).
-    pub(crate) later: Vec<u32>,
-    /// Every slot that has a file.
-    pub(crate) used: BTreeSet<u32>,
-}
-
-impl Slots {
-    /// A spare slot, or else the lowest one without a file.
-    pub(crate) fn take(&mut self) -> u32 {
-        let spare = self.spare.pop();
-        spare.unwrap_or_else(|| self.take_fresh())
-    }
-
-    /// The lowest slot without a file.
-    pub(crate) fn take_fresh(&mut self) -> u32 {
-        let slot = (0..).find(|slot| !self.used.contains(slot));
-        let slot = slot.expect("a directory holds fewer files than there are slots");
-        self.used.insert(slot);
-        slot
-    }
-
-    /// A spare slot whose file is about to be removed.
-    pub(crate) fn give_up(&mut self) -> Option<u32> {
-        let slot = self.spare.pop()?;
-        self.used.remove(&slot);
-        Some(slot)
     }
 }
 
