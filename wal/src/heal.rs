@@ -31,10 +31,13 @@ impl Log {
         let state = self.state();
         let mut lost: Vec<LsnRange> = Vec::new();
         let wanted = LsnRange::new(state.frontiers.tail, state.frontiers.durable);
-        for lsn in state.damage.keys().filter(|lsn| wanted.contains(**lsn)) {
+        for (run, _) in state.damage.runs() {
+            let after = run.after.max(wanted.after);
+            let through = run.through.min(wanted.through);
             match lost.last_mut() {
-                Some(last) if last.through == lsn.before() => last.through = *lsn,
-                _ => lost.push(LsnRange::new(lsn.before(), *lsn)),
+                _ if after >= through => {}
+                Some(last) if last.through == after => last.through = through,
+                _ => lost.push(LsnRange::new(after, through)),
             }
         }
         lost

@@ -158,6 +158,7 @@ mod index;
 mod inspect;
 #[cfg(all(test, shuttle))]
 mod interleavings;
+mod known;
 mod lineage;
 mod log;
 mod loss;

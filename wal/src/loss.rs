@@ -1,11 +1,11 @@
 //! What damage below the frontier took, and what lies behind it and stays readable (D14).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::entries::Entries;
 use crate::frame::FrameKind;
 use crate::index::entries_of;
+use crate::known::KnownDamage;
 use crate::report::{Loss, LossReport};
 use crate::walk::{Island, Place, Segment, Walk, drop_above};
 use crate::{Corrupt, Damage, Lsn, LsnRange};
@@ -169,10 +169,12 @@ impl Walk {
         }
     }
 
-    /// Known damage for the decision: each lost LSN, and whether it is a hole (D15).
-    pub(crate) fn damage_of(report: &LossReport) -> BTreeMap<Lsn, bool> {
-        let lost = report.places.iter();
-        lost.flat_map(|loss| loss.lsns.iter().map(|lsn| (lsn, loss.hole)))
-            .collect()
+    /// Known damage for the decision: what is lost, and whether it is a hole (D15).
+    pub(crate) fn damage_of(report: &LossReport) -> KnownDamage {
+        let mut known = KnownDamage::default();
+        for loss in &report.places {
+            known.insert(loss.lsns, loss.hole);
+        }
+        known
     }
 }

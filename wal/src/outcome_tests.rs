@@ -466,7 +466,10 @@ fn damage_under_a_sealed_index_is_reported_with_the_first_read_that_meets_it() {
     let named = matches!(&found, Err(Error::Corrupt(at)) if at.lsn == Some(Lsn::new(2)));
     assert!(named, "{found:?}");
     assert_eq!(log.prove(all), Err(Gap::Corrupt { lsn: Lsn::new(2) }));
-    assert_eq!(log.known_damage(), [(Lsn::new(2), false)]);
+    assert_eq!(
+        log.known_damage(),
+        [(LsnRange::new(Lsn::new(1), Lsn::new(2)), false)]
+    );
 }
 
 #[test]

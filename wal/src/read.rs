@@ -149,14 +149,10 @@ impl Log {
         self.scan(range, |_, _| Ok(()))
     }
 
-    /// Damage known so far, by LSN; `true` where the record is absent (a hole).
+    /// Damage known so far, in runs; `true` where the records are absent (a hole).
     #[must_use]
-    pub fn known_damage(&self) -> Vec<(Lsn, bool)> {
-        self.state()
-            .damage
-            .iter()
-            .map(|(lsn, hole)| (*lsn, *hole))
-            .collect()
+    pub fn known_damage(&self) -> Vec<(LsnRange, bool)> {
+        self.state().damage.runs().collect()
     }
 }
 

@@ -234,7 +234,7 @@ fn a_damaged_index_of_a_damaged_segment_loses_exactly_what_the_segment_lost() {
         matches!(&refused, Err(Error::Corrupt(corrupt)) if corrupt.lsn == Some(lsn(3))),
         "{refused:?}"
     );
-    assert_eq!(log.known_damage(), [(lsn(3), false)]);
+    assert_eq!(log.known_damage(), [(range(2, 3), false)]);
     assert_eq!(log.prove(range(0, 600)), Err(Gap::Corrupt { lsn: lsn(3) }));
     check(&log, 0, 2);
     check(&log, 3, 600);
@@ -260,7 +260,7 @@ fn a_sealed_segment_that_cannot_be_read_answers_a_typed_error() {
     };
     assert!(scanned.as_ref().is_err_and(unreadable), "{scanned:?}");
     assert_eq!(seen, 4, "what lies before the bad sector is shown");
-    assert_eq!(log.known_damage(), [(lsn(5), false)]);
+    assert_eq!(log.known_damage(), [(range(4, 5), false)]);
     check(&log, 5, 600);
 }
 

@@ -374,8 +374,8 @@ impl Log {
             segment.indexed = false;
             Some(lost)
         });
-        for lsn in lost.iter().flatten().flat_map(|run| run.iter()) {
-            state.damage.insert(lsn, false);
+        for run in lost.into_iter().flatten() {
+            state.damage.insert(run, false);
         }
         self.signal_work(&state);
         Ok(entries)
@@ -460,9 +460,10 @@ impl Log {
         let error = Error::corrupt(found.file.path(), at, Some(entry.lsn), what);
         tracing::error!(%error, lsn = entry.lsn.get(), "a record in the log is damaged");
         let mut state = self.state();
-        let now = state.find(LsnRange::new(entry.lsn.before(), entry.lsn));
+        let alone = LsnRange::new(entry.lsn.before(), entry.lsn);
+        let now = state.find(alone);
         if now.is_ok_and(|now| Arc::ptr_eq(&now.file, &found.file)) {
-            state.damage.insert(entry.lsn, false);
+            state.damage.insert(alone, false);
         }
         error
     }

@@ -1,11 +1,12 @@
 //! Everything of a log that changes, under one lock that is never held across I/O.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::entries::{Entries, Source};
 use crate::flight::{Flight, Wakers};
+use crate::known::KnownDamage;
 use crate::record::Record;
 use crate::report::{Frontiers, Gap, ReplayReport, ScanEnd, Stats};
 use crate::retention::Registry;
@@ -63,8 +64,8 @@ pub(crate) struct State {
     pub(crate) stopped: bool,
     pub(crate) read_only: Option<&'static str>,
     pub(crate) poisoned: Option<Arc<Error>>,
-    /// Known damage: LSN, and whether it is a hole (D15).
-    pub(crate) damage: BTreeMap<Lsn, bool>,
+    /// Known damage (D15).
+    pub(crate) damage: KnownDamage,
     pub(crate) lineage: Lineage,
     pub(crate) writer: Option<(Epoch, Incarnation)>,
     /// Frames were written since the last mark.
@@ -106,7 +107,7 @@ impl State {
         let pending = self.pending.front().map(Record::lsn);
         let first = stored.or(pending);
         let first = first.unwrap_or_else(|| self.frontiers.head.next());
-        let damaged = self.damage.keys().next().copied();
+        let damaged = self.damage.first();
         damaged.map_or(first, |damaged| damaged.min(first))
     }
 
@@ -128,7 +129,7 @@ impl State {
         let part = segment.and_then(|segment| Some((segment, segment.entries.part(range)?)));
         let Some((segment, part)) = part else {
             let lsn = range.after.next();
-            return Err(match (self.damage.get(&lsn), segment) {
+            return Err(match (self.damage.at(lsn), segment) {
                 (Some(false), Some(segment)) => {
                     Error::corrupt(segment.file.path(), 0, Some(lsn), Damage::Missing)
                 }
@@ -189,7 +190,7 @@ impl State {
 
     /// Damage of records that were dropped says nothing about the ones that take their LSNs.
     pub(crate) fn forget_damage_above(&mut self, after: Lsn) {
-        self.damage.retain(|lsn, _| *lsn <= after);
+        self.damage.forget_above(after);
     }
 
     /// Fails the log for good (L3).
@@ -243,8 +244,7 @@ impl State {
         if range.is_empty() {
             return None;
         }
-        let known = self.damage.range(range.after.next()..=range.through).next();
-        let known = known.map(|(lsn, hole)| (*lsn, *hole));
+        let known = self.damage.first_in(range);
         let absent = self.first_absent(range).map(|lsn| (lsn, true));
         match (known, absent) {
             (Some(known), Some(absent)) if absent.0 < known.0 => Some(absent),
@@ -291,11 +291,11 @@ impl State {
                 Walk::damage_of(loss),
                 Some("records below its durable frontier are damaged; see seawall verify"),
             ),
-            _ if writable => (walk.head, walk.head, BTreeMap::new(), None),
+            _ if writable => (walk.head, walk.head, KnownDamage::default(), None),
             _ => (
                 walk.head,
                 walk.head,
-                BTreeMap::new(),
+                KnownDamage::default(),
                 Some("it was opened for inspection"),
             ),
         };

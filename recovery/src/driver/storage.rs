@@ -78,14 +78,12 @@ impl Storage for VolumeStorage<'_> {
         let frontiers = log.frontiers();
         let base = self.volume.base_state();
         let damage = log.known_damage();
-        let damage = damage.into_iter().map(|(lsn, hole)| {
-            Damaged::at(
-                lsn,
-                match hole {
-                    true => DamageKind::Hole,
-                    false => DamageKind::Corrupt,
-                },
-            )
+        let damage = damage.into_iter().map(|(range, hole)| Damaged {
+            range,
+            kind: match hole {
+                true => DamageKind::Hole,
+                false => DamageKind::Corrupt,
+            },
         });
         History {
             volume: self.volume.meta().get().volume,
