@@ -151,6 +151,9 @@ mod flip_tests;
 #[cfg(test)]
 mod format_tests;
 mod frame;
+#[cfg(all(feature = "sim", any(test, fuzzing)))]
+#[cfg_attr(fuzzing, doc(hidden))]
+pub mod fuzzing;
 mod heal;
 #[cfg(test)]
 mod heal_tests;

@@ -1,0 +1,4 @@
+//! See `seawall_wal::fuzzing::segment`.
+#![no_main]
+
+seawall_fuzz::target!(segment);

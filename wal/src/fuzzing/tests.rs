@@ -1,0 +1,140 @@
+//! Mutated seeds through every decoder, a fixed number of them. The fuzz targets go further.
+
+use super::*;
+
+/// A target, what it checks, and how many inputs a seed gives it.
+type Target = (&'static str, fn(&[u8]), u64);
+
+const TARGETS: [Target; 6] = [
+    ("record", record, 2000),
+    ("frame", frame, 1000),
+    ("index", index, 200),
+    ("meta", meta, 100),
+    ("segment", segment, 60),
+    ("directory", directory, 60),
+];
+
+/// Small and repeatable.
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self) -> u64 {
+        // One step of splitmix64.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound.max(1) as u64).expect("below a length")
+    }
+}
+
+/// Flips a bit, replaces a byte, writes a number that is at a limit, cuts, moves a piece.
+fn mutate(bytes: &mut Vec<u8>, draw: &mut Draw) {
+    let at = draw.below(bytes.len());
+    match draw.below(6) {
+        0 => bytes[at] ^= 1 << draw.below(8),
+        1 => bytes[at] = bytes[at].wrapping_add(1),
+        2 => bytes.truncate(at.max(1)),
+        3 => {
+            let limits = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63, u64::from(u32::MAX)];
+            let number = limits[draw.below(limits.len())].to_le_bytes();
+            let width = number.len().min(bytes.len() - at);
+            bytes[at..at + width].copy_from_slice(&number[..width]);
+        }
+        4 => {
+            let length = draw.below(bytes.len() - at);
+            let to = draw.below(bytes.len() - length);
+            bytes.copy_within(at..at + length, to);
+        }
+        _ => bytes[0] = u8::try_from(draw.below(4)).expect("a mode"),
+    }
+}
+
+#[test]
+fn no_decoder_panics_over_mutated_bytes_and_what_it_accepts_it_writes_back() {
+    let wanted = std::env::var("SEAWALL_SEEDS").ok();
+    let count = wanted.map_or(4, |text| text.parse().expect("SEAWALL_SEEDS is a number"));
+    let seeds = seeds();
+    for (target, check, times) in TARGETS {
+        let inputs: Vec<_> = seeds.iter().filter(|seed| seed.target == target).collect();
+        assert!(!inputs.is_empty(), "{target} has no seed");
+        for input in &inputs {
+            check(&input.bytes);
+        }
+        for seed in 0..count {
+            eprintln!("fuzzing: {target}, seed {seed}");
+            let mut draw = Draw(seed);
+            for _ in 0..times {
+                let mut bytes = inputs[draw.below(inputs.len())].bytes.clone();
+                for _ in 0..=draw.below(4) {
+                    mutate(&mut bytes, &mut draw);
+                }
+                check(&bytes);
+            }
+        }
+    }
+}
+
+/// A decoder that refused everything would pass above.
+#[test]
+fn the_seeds_are_accepted_by_their_decoders() {
+    for seed in seeds() {
+        let bytes = &seed.bytes[1..];
+        match seed.target {
+            "record" => drop(RecordHeader::decode(bytes).unwrap()),
+            "frame" => drop(FrameHeader::decode(bytes).unwrap()),
+            "directory" => {
+                let files = mend::files(bytes);
+                let disk = volume();
+                for (name, bytes) in files {
+                    match name {
+                        mend::Name::Meta => put(&disk, &name.path(), &mend::meta(&bytes)),
+                        _ => put(&disk, &name.path(), &bytes),
+                    }
+                }
+                let log = open(&disk, LogMode::Writable, Lsn::ZERO).unwrap();
+                assert!(log.frontiers().head >= Lsn::new(3), "{}", seed.name);
+                append(&log).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Writes the seeds to the corpus folders of the fuzz targets, if told where.
+#[test]
+fn seeds_are_written_where_the_fuzz_targets_look() {
+    let Ok(corpus) = std::env::var("SEAWALL_FUZZ_CORPUS") else {
+        return;
+    };
+    let disk: Arc<dyn Disk> = crate::disk::FileDisk::new();
+    for seed in seeds() {
+        let dir = Path::new(&corpus).join(seed.target);
+        for dir in [Path::new(&corpus), &dir] {
+            match disk::make_dir(disk.as_ref(), dir) {
+                Ok(()) => {}
+                Err(Error::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let path = dir.join(&seed.name);
+        let file = File::open(&disk, &path, OpenMode::CreateOrOpen).unwrap();
+        file.set_length(seed.bytes.len() as u64).unwrap();
+        file.write_bytes(0, Buffer::copy_of(&seed.bytes)).unwrap();
+    }
+}
+
+#[test]
+fn a_frontier_that_nothing_reaches_costs_no_memory_for_each_lost_record() {
+    // A sound frame said that 2^62 records were durable; each one became an entry of known damage.
+    let seeds = seeds();
+    let mut seeds = seeds.iter().filter(|seed| seed.target == "segment");
+    let mut bytes = seeds.next().unwrap().bytes.clone();
+    let frontier = 1 + frame::FRAME_ALIGNMENT + frame::layout::FRONTIER_AT;
+    bytes[frontier..frontier + 8].copy_from_slice(&(1u64 << 62).to_le_bytes());
+    segment(&bytes);
+}
