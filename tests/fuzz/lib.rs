@@ -1,6 +1,7 @@
 //! What every target shares: an allocator with a limit that grows with the input.
 
 use std::alloc::System;
+use std::sync::Once;
 
 pub use cap::Cap;
 
@@ -11,7 +12,16 @@ const BYTES_BASE: usize = 16 << 20;
 const BYTES_PER_BYTE: usize = 64;
 
 /// Runs `check` over an input; an allocation out of proportion to it ends the process.
-pub fn bounded(allocator: &Cap<System>, input: &[u8], check: fn(&[u8])) {
+pub fn bounded(allocator: &'static Cap<System>, input: &[u8], check: fn(&[u8])) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            // OK because the run is over, and its report takes memory.
+            allocator.set_limit(usize::MAX).ok();
+            report(info);
+        }));
+    });
     let limit = allocator.allocated() + BYTES_BASE + BYTES_PER_BYTE * input.len();
     if allocator.set_limit(limit).is_ok() {
         check(input);

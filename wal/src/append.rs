@@ -21,10 +21,13 @@ impl Log {
     pub fn start_incarnation(&self, epoch: Epoch) -> Result<LineageEntry, Error> {
         self.check_writable()?;
         let meta = self.meta.get();
-        if epoch < meta.epoch {
+        let last = self.lineage().last();
+        // Above both: a table out of order is one that meta cannot be read with again.
+        let known = last.map_or(meta.epoch, |last| last.epoch.max(meta.epoch));
+        if epoch < known {
             return Err(Error::StaleEpoch {
                 found: epoch,
-                known: meta.epoch,
+                known,
             });
         }
         let first = {
@@ -33,9 +36,10 @@ impl Log {
             state.writer = None;
             state.frontiers.head.next()
         };
+        let above = last.map_or(meta.incarnation_next, |last| last.incarnation.next());
         let entry = LineageEntry {
             epoch,
-            incarnation: meta.incarnation_next,
+            incarnation: meta.incarnation_next.max(above),
             first,
         };
         self.adopt_entry(entry)?;

@@ -436,6 +436,19 @@ impl MetaContents {
             sequence: number()?,
             head: Lsn::new(number()?),
         };
+        for (name, found) in [
+            ("epoch", epoch.get()),
+            ("committed", committed.get()),
+            ("tail", tail.get()),
+            ("origin", origin.get()),
+            ("generation_next", generation_next),
+            ("incarnation_next", incarnation_next.get()),
+        ] {
+            // Nothing could be counted behind it.
+            if found == u64::MAX {
+                return Err(field(name, found));
+            }
+        }
         if lineage_count > Lineage::ENTRIES_MAX {
             return Err(field("lineage_count", lineage_count as u64));
         }
@@ -446,6 +459,10 @@ impl MetaContents {
                 incarnation: Incarnation::new(number()?),
                 first: Lsn::new(number()?),
             });
+        }
+        let last = entries.last().map_or(0, |last| last.incarnation.get());
+        if last == u64::MAX {
+            return Err(field("lineage", last));
         }
         let lineage =
             Lineage::from_entries(entries).ok_or(field("lineage", lineage_count as u64))?;

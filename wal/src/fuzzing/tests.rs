@@ -138,3 +138,62 @@ fn a_frontier_that_nothing_reaches_costs_no_memory_for_each_lost_record() {
     bytes[frontier..frontier + 8].copy_from_slice(&(1u64 << 62).to_le_bytes());
     segment(&bytes);
 }
+
+/// A log whose meta was changed, closed before.
+fn with_meta(change: impl FnOnce(&mut MetaContents)) -> Arc<dyn Disk> {
+    let disk = volume();
+    let mut meta = contents();
+    change(&mut meta);
+    Meta::create(&disk, Path::new(DIR), meta).unwrap();
+    disk
+}
+
+#[test]
+fn an_incarnation_that_meta_miscounts_leaves_a_meta_that_opens_again() {
+    // The table of the lineage was written out of order, and no open could read it.
+    let entry = crate::LineageEntry {
+        epoch: Epoch::new(1),
+        incarnation: Incarnation::new(9),
+        first: Lsn::new(1),
+    };
+    let disk = with_meta(|meta| {
+        meta.lineage = Lineage::from_entries(vec![entry]).unwrap();
+        meta.tail = Lsn::new(5);
+        meta.committed = Lsn::new(5);
+        meta.origin = Lsn::new(5);
+        meta.incarnation_next = Incarnation::new(2);
+    });
+    let log = open(&disk, LogMode::Writable, Lsn::new(5)).unwrap();
+    assert_eq!(append(&log), Some(Lsn::new(6)));
+    drop(log);
+    let log = open(&disk, LogMode::Writable, Lsn::new(5)).unwrap();
+    let written = log.lineage().last().unwrap();
+    assert_eq!(written.incarnation, Incarnation::new(10));
+}
+
+#[test]
+fn a_meta_that_leaves_nothing_to_count_with_is_damage() {
+    let changes: [fn(&mut MetaContents); 3] = [
+        |meta| meta.generation_next = u64::MAX,
+        |meta| meta.tail = Lsn::new(u64::MAX),
+        |meta| meta.incarnation_next = Incarnation::new(u64::MAX),
+    ];
+    for change in changes {
+        let disk = with_meta(change);
+        let opened = Meta::open(&disk, Path::new(DIR), true).map(drop);
+        let Err(Error::Corrupt(corrupt)) = opened else {
+            panic!("{opened:?}");
+        };
+        let what = corrupt.what;
+        assert!(
+            matches!(
+                what,
+                crate::Damage::Field {
+                    found: u64::MAX,
+                    ..
+                }
+            ),
+            "{what:?}"
+        );
+    }
+}
