@@ -16,6 +16,9 @@ use crate::walk::{Link, Segment};
 /// from the disk what appends need, and what is reclaimed meanwhile need not be read at all.
 const UNINDEXED_BYTES_MAX: u64 = 512 << 20;
 
+/// Bytes of them at which appends wait: an open after a crash reads what has no index.
+pub(crate) const UNINDEXED_BYTES_LIMIT: u64 = 1 << 30;
+
 /// How much background work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
@@ -82,7 +85,7 @@ impl Log {
     fn seal_one(&self, effort: Effort) -> Result<bool, Error> {
         let (file, frames, can_wait) = {
             let state = self.state();
-            let can_wait = state.unindexed_bytes() <= UNINDEXED_BYTES_MAX;
+            let can_wait = state.unindexed_bytes <= UNINDEXED_BYTES_MAX;
             if effort == Effort::Needed && can_wait {
                 return Ok(false);
             }
@@ -116,6 +119,7 @@ impl Log {
             segment.indexed = true;
             index.map(|index| segment.entries.settle(index));
         }
+        state.count_unindexed();
         Ok(true)
     }
 

@@ -96,6 +96,7 @@ impl Log {
             .map(|segment| segment.file)
             .collect();
         state.retired.extend(freed);
+        state.count_unindexed();
         Ok(tail)
     }
 

@@ -24,8 +24,8 @@ use crate::{Error, Lsn};
 pub(crate) const PENDING_BYTES_MAX: u64 = 16 << 20;
 /// Frames in the air at once.
 const FLIGHTS_MAX: usize = 8;
-/// A second frame starts while one is in the air only when so many records wait: splitting a few
-/// callers over several frames costs more than it hides.
+/// A second frame starts while one is in the air only when so many records wait, or
+/// [`KICK_BYTES`]: splitting a few small ones over several frames costs more than it hides.
 const OVERLAP_RECORDS_MIN: usize = 16;
 /// Bytes queued that an append hands to the disk by itself.
 const KICK_BYTES: u64 = 256 << 10;
@@ -92,7 +92,10 @@ impl State {
         }
         match self.in_the_air() {
             0 => true,
-            air => air < FLIGHTS_MAX && self.queue_length() >= OVERLAP_RECORDS_MIN,
+            air => {
+                let many = self.queue_length() >= OVERLAP_RECORDS_MIN;
+                air < FLIGHTS_MAX && (many || self.queued_bytes >= KICK_BYTES)
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::Error;
+use crate::background::{Effort, UNINDEXED_BYTES_LIMIT};
 use crate::commit::PENDING_BYTES_MAX;
 use crate::disk;
 use crate::draft::Event;
@@ -29,6 +30,15 @@ impl Log {
         loop {
             let mut state = self.state();
             state.check_open(&self.dir)?;
+            if state.unindexed_bytes > UNINDEXED_BYTES_LIMIT {
+                if state.stepping {
+                    drop(self.wait(state));
+                } else {
+                    drop(state);
+                    self.step_with(Effort::Needed)?;
+                }
+                continue;
+            }
             let busy = state.pending_bytes + bytes > PENDING_BYTES_MAX;
             let room = state.room_ahead(&self.ids);
             let enough = room >= state.queued_cost + cost.min(self.room_max());

@@ -73,6 +73,8 @@ pub(crate) struct State {
     pub(crate) pins: Registry,
     /// How far somebody wanted to reclaim; pins may have held it back (P09).
     pub(crate) reclaim_wanted: Lsn,
+    /// Bytes of sealed segments without an index.
+    pub(crate) unindexed_bytes: u64,
     /// Threads that sleep for `Log::progress`.
     pub(crate) waiting: usize,
     pub(crate) stats: Stats,
@@ -343,6 +345,7 @@ impl State {
             pins: Registry::default(),
             reclaim_wanted: meta.tail,
             waiting: 0,
+            unindexed_bytes: 0,
             stats: Stats::default(),
         }
     }
@@ -394,6 +397,7 @@ impl State {
             sealed: false,
             indexed: false,
         });
+        self.count_unindexed();
     }
 
     /// Number of segments at the front that hold nothing above `tail`; the active one never counts.
@@ -405,11 +409,11 @@ impl State {
             .count()
     }
 
-    /// Bytes of sealed segments without an index.
-    pub(crate) fn unindexed_bytes(&self) -> u64 {
+    /// Counts the bytes of sealed segments without an index anew.
+    pub(crate) fn count_unindexed(&mut self) {
         let waiting = self.segments.iter();
         let waiting = waiting.filter(|segment| segment.sealed && !segment.indexed);
-        waiting.map(|segment| segment.end).sum()
+        self.unindexed_bytes = waiting.map(|segment| segment.end).sum();
     }
 
     pub(crate) fn collect_retired(&mut self) {
