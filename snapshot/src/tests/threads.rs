@@ -118,9 +118,10 @@ fn views_stay_exact_while_the_edge_thread_captures() {
         assert_eq!(contents(pin), expected);
         assert_eq!(pin.digest().unwrap(), digest_of(&expected));
     }
+    // The thread was told during the writes and captures some time after; without it this ends
+    // with the time of the test run.
+    while volume.base_state().checkpoint == Lsn::ZERO {
+        std::thread::yield_now();
+    }
     volume.close().unwrap();
-    assert!(
-        volume.base_state().checkpoint > Lsn::ZERO,
-        "it never captured"
-    );
 }

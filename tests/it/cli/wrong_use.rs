@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use seawall::snapshot::{Access, Volume};
-use seawall::wal::SystemClock;
-use seawall::wal::disk::{Disk, FileDisk};
+use seawall::wal::disk::{Disk, File, FileDisk, OpenMode, Operation};
 
 use super::{arg, create};
 use crate::harness::{
@@ -84,9 +82,11 @@ fn a_second_process_on_a_volume_is_refused_and_changes_nothing() {
     write_file(image.as_ref(), &Random::new(1).bytes(1 << 20));
     create(&volume, "4M");
     seawall(&["import", &volume, &image]).ok();
+    // Held by somebody who does nothing else: a volume would write indexes and marks meanwhile.
     let disk: std::sync::Arc<dyn Disk> = FileDisk::new();
-    let clock = SystemClock::new();
-    let held = Volume::open(&disk, volume.as_ref(), &clock, Access::Primary).unwrap();
+    let path = Path::new(&volume).join("lock");
+    let held = File::open(&disk, &path, OpenMode::ReadWrite).unwrap();
+    disk.run(Operation::Lock { file: held.id() }).unwrap();
     let before = contents(dir.path());
     for call in [
         vec!["import", &volume, &image],
