@@ -12,8 +12,8 @@ use crate::retention::reclaim_floor;
 use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, file_name};
 use crate::walk::{Link, Segment};
 
-/// Bytes of sealed segments that may wait for their index while appends run: reading them back takes
-/// from the disk what appends need, and what is reclaimed meanwhile need not be read at all.
+/// Bytes of sealed segments that may wait for their index while appends run: reading them back
+/// takes from the disk what appends need, and what is reclaimed meanwhile need not be read at all.
 const UNINDEXED_BYTES_MAX: u64 = 512 << 20;
 
 /// Bytes of them at which appends wait: an open after a crash reads what has no index.
@@ -123,8 +123,8 @@ impl Log {
         Ok(true)
     }
 
-    /// Everything in a sealed segment, or `None` when a byte of it is not as it was written, or when
-    /// it is to go on no longer.
+    /// Everything in a sealed segment, or `None` when a byte of it is not as it was written, or
+    /// when it is to go on no longer.
     fn read_back(
         &self,
         file: &SegmentFile,

@@ -3,8 +3,8 @@
 //! There is no writer thread. Whoever waits for an LSN that is not on its way writes what is
 //! queued, its own records and those of everybody else. A lone caller does its own I/O on its own
 //! thread and pays no hand-over. Where writes are durable by themselves, several frames are in
-//! flight and the frontier follows the gap-free prefix; otherwise one leader writes, syncs once, and
-//! callers that arrive meanwhile share the next sync.
+//! flight and the frontier follows the gap-free prefix; otherwise one leader writes, syncs once,
+//! and callers that arrive meanwhile share the next sync.
 //!
 //! Callers sleep at the gate of their frame, so that a frame wakes all of its callers at once and
 //! nobody else.

@@ -2,8 +2,8 @@
 //! completion of an operation in flight, with any subset of what was not synced lost or torn
 //! (DESIGN section 7).
 //!
-//! `SEAWALL_SEEDS` says how many random stories are told, `SEAWALL_CHOICES` how many ways the medium
-//! chooses at each moment. A failure prints the line that repeats its state alone.
+//! `SEAWALL_SEEDS` says how many random stories are told, `SEAWALL_CHOICES` how many ways the
+//! medium chooses at each moment. A failure prints the line that repeats its state alone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

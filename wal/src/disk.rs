@@ -11,7 +11,8 @@
 //! - `Write` completes with `Done` only when every byte was taken by the operating system; a short
 //!   transfer is an error (L-W6). Its bytes are durable only after a `Sync` of that file that was
 //!   submitted after the write completed, unless it was submitted `durable`: then they, and no
-//!   others, are durable when it completes. A failed durable write means what a failed `Sync` means.
+//!   others, are durable when it completes. A failed durable write means what a failed `Sync`
+//!   means.
 //! - Reads see every completed write, by whatever way its bytes went, and so does a view of `map`.
 //! - `Read` may be short only at the end of the file, and says how much it got.
 //! - A created, renamed or removed name is durable only after a `SyncDir` of its directory.

@@ -1,11 +1,12 @@
-//! Known damage: which LSNs are lost, in runs, so that it costs what there is on disk and not what a
-//! frontier says was lost (D15).
+//! Known damage: which LSNs are lost, in runs, so that it costs what there is on disk and not what
+//! a frontier says was lost (D15).
 
 use std::collections::BTreeMap;
 
 use crate::{Lsn, LsnRange};
 
-/// Lost LSNs and whether each is a hole, as runs that neither overlap nor touch a run of their kind.
+/// Lost LSNs and whether each is a hole, as runs that neither overlap nor touch a run of their
+/// kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KnownDamage {
     /// By the LSN before the run.

@@ -13,7 +13,7 @@
 //!           |                                     |                                  |
 //!  +--------v-------------------------------------v----------------------------------v---------+
 //!  | log: one lock, never held across I/O        frontiers, active index, known damage          |
-//!  |   commit: whoever waits writes: queue -> draft -> flights -> frontier -> its callers are told |
+//!  |   commit: whoever waits writes: queue -> draft -> flights -> frontier -> callers wake      |
 //!  |   walk + replay: facts from disk -> one of five rows     retention: pins -> reclaim floor  |
 //!  +-----------------+--------------------+--------------------+------------------+-------------+
 //!            record  |  frame             |  segment           |  index           |  meta
@@ -28,14 +28,15 @@
 //! # Invariants
 //!
 //! - W1 `tail <= checkpoint <= committed <= durable <= head`, asserted whenever one of them moves.
-//! - W2 Durable never covers a record that is not on stable storage: it moves over the gap-free prefix
-//!   of frames that are durable by themselves, or whose write was complete before a sync was
+//! - W2 Durable never covers a record that is not on stable storage: it moves over the gap-free
+//!   prefix of frames that are durable by themselves, or whose write was complete before a sync was
 //!   submitted, and nobody is told before (L5).
 //! - W3 The first failed write or sync of the log is final: every later append, sync and close gets
 //!   its cause, nothing is retried, and durable stays readable (L3).
-//! - W4 LSNs are dense. A record gets its LSN and its place in the queue under one lock, and a frame
-//!   its place, number and link under the same one, whoever writes it and however it lands, and no (epoch, incarnation, LSN) names two
-//!   contents: a truncation ends the incarnation that wrote (L6, D2).
+//! - W4 LSNs are dense. A record gets its LSN and its place in the queue under one lock, and a
+//!   frame its place, number and link under the same one, whoever writes it and however it lands,
+//!   and no (epoch, incarnation, LSN) names two contents: a truncation ends the incarnation that
+//!   wrote (L6, D2).
 //! - W5 An open syncs files, then directories, then reads (L4). What a reader was shown once does
 //!   not vanish with the next power cut.
 //! - W6 Damage above every recorded frontier is a torn tail: cut, and gone from the medium before

@@ -205,8 +205,8 @@ impl Log {
 
     /// The durable frontier as of now, without a lock.
     pub(crate) fn durable(&self) -> Lsn {
-        // OK because it is stored behind the accounting that it stands for, and only rises but for a
-        // truncation, which nobody waits across.
+        // OK because it is stored behind the accounting that it stands for, and only rises but for
+        // a truncation, which nobody waits across.
         Lsn::new(self.durable.load(Ordering::Acquire))
     }
 

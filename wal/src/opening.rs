@@ -1,5 +1,5 @@
-//! What an open finds: the walk, the verdict on it and the report. An inspection may meet a log that
-//! its owner changes at that moment, and looks again at what does not fit together (D24).
+//! What an open finds: the walk, the verdict on it and the report. An inspection may meet a log
+//! that its owner changes at that moment, and looks again at what does not fit together (D24).
 
 use std::path::Path;
 use std::sync::Arc;

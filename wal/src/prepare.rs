@@ -22,8 +22,8 @@ impl Log {
     /// segment when the prepared ones are full. Call it before taking locks that a reader needs.
     ///
     /// # Errors
-    /// As [`Log::sync_through`]; [`Error::ReadOnly`]; [`Error::Io`] with ENOSPC when no segment can be prepared: nothing
-    /// was appended, and it works again once there is space (L8).
+    /// As [`Log::sync_through`]; [`Error::ReadOnly`]; [`Error::Io`] with ENOSPC when no segment
+    /// can be prepared: nothing was appended, and it works again once there is space (L8).
     pub fn admit(&self, bytes: u64) -> Result<(), Error> {
         // A record is at most doubled by the frame around it.
         let cost = bytes.saturating_mul(2).max(frame::frame_bytes(1, 0) as u64);

@@ -199,8 +199,8 @@ impl RecordHeader {
         self.sum_behind(crc32fast::hash(payload))
     }
 
-    /// The sum, when the payload's own is known: the header comes behind it, so that the longer part
-    /// can be summed before the record has a number.
+    /// The sum, when the payload's own is known: the header comes behind it, so that the longer
+    /// part can be summed before the record has a number.
     fn sum_behind(&self, payload_sum: u32) -> u32 {
         let mut hasher = crc32fast::Hasher::new_with_initial(payload_sum);
         hasher.update(&RecordHeader { sum: 0, ..*self }.encode());

@@ -11,8 +11,8 @@ use crate::{Error, Lsn, LsnRange, edge};
 /// An append on its way. Dropping it does not undo the append: the records are then durable with
 /// the next [`Log::sync`], or after a short idle time.
 ///
-/// It can be waited for with [`Ticket::wait`], looked at with [`Ticket::check`], or awaited: it is a
-/// future of no particular runtime.
+/// It can be waited for with [`Ticket::wait`], looked at with [`Ticket::check`], or awaited: it is
+/// a future of no particular runtime.
 #[derive(Debug)]
 #[must_use = "an append is durable only once the ticket says so"]
 pub struct Ticket {

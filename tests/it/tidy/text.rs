@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 
 /// Files that were longer than [`LINES_MAX`] when the rule came, and how long they may be. Entries
 /// shrink or go; a new one needs the answer to "which second noun has moved in".
-const LONG_FILES: &[(&str, usize)] = &[("wal/src/disk/sim/tests.rs", 610)];
+const LONG_FILES: &[(&str, usize)] = &[];
 
 /// Words that mark unfinished work, spelled so that this file does not contain them.
 const UNFINISHED: [&str; 4] = [

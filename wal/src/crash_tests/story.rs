@@ -1,4 +1,5 @@
-//! Stories: what a log goes through between creation and the last crash, from a seed or from a list.
+//! Stories: what a log goes through between creation and the last crash, from a seed or from a
+//! list.
 
 use std::sync::{Arc, Mutex};
 

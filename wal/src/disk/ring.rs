@@ -1,6 +1,6 @@
 //! The io_uring backend, Linux only: reads, writes and syncs that are submitted are in flight at
-//! once. Everything else, and whatever a caller would only wait for, is the portable backend's, with
-//! direct writes.
+//! once. Everything else, and whatever a caller would only wait for, is the portable backend's,
+//! with direct writes.
 //!
 //! One ring serves all threads. Whoever waits becomes the reaper unless somebody is it already; the
 //! others sleep, each for its own operation, and the reaper wakes those whose operations landed and
