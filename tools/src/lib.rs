@@ -27,6 +27,7 @@ pub mod promote;
 pub mod replica;
 mod runs;
 pub mod status;
+pub mod stress;
 #[cfg(test)]
 mod tests;
 pub mod verify;

@@ -43,6 +43,13 @@ impl Place<'_> {
 }
 
 impl Walk {
+    /// Whether the device failed where the chain ends, or on a record of it (L-T5).
+    pub(crate) fn met_unreadable(&self) -> bool {
+        let found = self.bad.iter().map(|bad| &bad.loss.at);
+        let mut found = found.chain([&self.stop]);
+        found.any(|at| at.what == Damage::Unreadable)
+    }
+
     /// Turns the damage into a loss report and keeps what lies behind it readable (D14).
     pub(crate) fn keep_damaged(&mut self) -> LossReport {
         let chain_head = self.head;

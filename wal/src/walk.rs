@@ -424,10 +424,7 @@ impl Place<'_> {
         let whole = walk.bad.first().map_or(walk.head, |bad| bad.head_before);
         walk.facts.frontier_above = walk.frontier > whole;
         walk.facts.begun |= !walk.bad.is_empty();
-        let mut found = walk.bad.iter().map(|bad| bad.loss.at.what);
-        let unreadable = found.any(|what| what == Damage::Unreadable);
-        walk.facts.unreadable =
-            (unreadable || walk.stop.what == Damage::Unreadable) && meta.clean_close.is_none();
+        walk.facts.unreadable = meta.clean_close.is_none() && walk.met_unreadable();
         // Only a segment that was durable as a whole is followed by frames in a later one, and only
         // a durable truncation by another frame below the head. An LSN cannot tell: a truncation
         // lowers them.

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use seawall_tools::exit::Exit;
 use seawall_tools::{
     Error, bench, create, demo, export, import, main_of, maintain, primary, promote, replica,
-    status, verify,
+    status, stress, verify,
 };
 
 /// Block volumes on a write-ahead log, with replicas and proven recovery.
@@ -32,6 +32,7 @@ enum Command {
     Status(status::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Stress(stress::Args),
 }
 
 fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Error> {
@@ -48,6 +49,7 @@ fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Error> {
         Command::Status(args) => status::run(args, out),
         Command::Verify(args) => verify::run(args, out),
         Command::Bench(args) => bench::run(args, out),
+        Command::Stress(args) => stress::run(args, out),
     }
 }
 
