@@ -30,6 +30,13 @@ fn a_replica_that_was_away_catches_up_under_live_writes() {
     let served = lab.serve("p", options(&[&replica]));
     served.in_sync("r1", Lsn::ZERO);
     replica.shutdown().unwrap();
+    // However fast the writes are, what the replica missed is still retained when it is back.
+    let kept = served
+        .primary
+        .volume()
+        .log()
+        .pin(Lsn::ZERO, "test")
+        .unwrap();
     let away = served.fill(0..300, 1);
     let (replica, end) = {
         let mut replica = None;
@@ -42,6 +49,7 @@ fn a_replica_that_was_away_catches_up_under_live_writes() {
         (replica.unwrap(), end)
     };
     served.in_sync("r1", end);
+    drop(kept);
     let record = served.recovered("r1", "catch-up");
     assert_eq!((record.after, record.result.as_str()), (0, "in sync"));
     // The frozen target lies between what was missed and the end (A101).
