@@ -30,7 +30,7 @@ const OVERLAP_RECORDS_MIN: usize = 16;
 /// Bytes queued that an append hands to the disk by itself.
 const KICK_BYTES: u64 = 256 << 10;
 /// Times that a leader lets others run without any of them coming back with the next record.
-const GATHER_IDLE_MAX: u32 = 6;
+const GATHER_IDLE_MAX: u32 = 2;
 
 /// The right to write frames while nobody else does; stepping down wakes those who wait for it,
 /// whatever happened (L-W3).
