@@ -152,6 +152,8 @@ impl Log {
         }
         let leader = self.lead_alone()?;
         let mark = self.write_mark()?;
+        // Nothing goes behind the mark that meta will name.
+        self.state().stopped = true;
         drop(leader);
         self.stop();
         let committed = self.frontiers().committed;
