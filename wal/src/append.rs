@@ -143,8 +143,9 @@ impl Log {
         Ok(Ticket::new(self, range))
     }
 
-    fn append_one_received(&self, record: Record) -> Result<(), Error> {
-        let header = *record.header();
+    /// Whether a record that somebody else holds can be one of this volume at all.
+    pub(crate) fn check_foreign(&self, record: &Record) -> Result<(), Error> {
+        let header = record.header();
         if header.volume != self.ids.volume {
             return Err(Error::OtherVolume {
                 expected: self.ids.volume,
@@ -157,7 +158,12 @@ impl Log {
             lba: header.lba,
             blocks: header.blocks,
             payload: Arc::clone(record.payload()),
-        })?;
+        })
+    }
+
+    fn append_one_received(&self, record: Record) -> Result<(), Error> {
+        let header = *record.header();
+        self.check_foreign(&record)?;
         let (head, last) = {
             let state = self.state();
             state.check_open(&self.dir)?;

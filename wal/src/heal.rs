@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::disk::{self, Buffer, File, OpenMode};
 use crate::error::Misfit;
 use crate::log::{Log, LogMode};
-use crate::record::{Change, Record};
+use crate::record::Record;
 use crate::report::RecordPlace;
 use crate::rewrite::Rewrite;
 use crate::segment::{FIRST_FRAME_AT, SegmentHeader, file_name};
@@ -132,19 +132,7 @@ impl Log {
     fn check_given(&self, record: &Record) -> Result<(), Error> {
         let header = *record.header();
         let lsn = header.lsn;
-        if header.volume != self.ids.volume {
-            return Err(Error::OtherVolume {
-                expected: self.ids.volume,
-                found: header.volume,
-            });
-        }
-        self.check_change(&Change {
-            kind: header.kind,
-            no_hole: header.no_hole,
-            lba: header.lba,
-            blocks: header.blocks,
-            payload: Arc::clone(record.payload()),
-        })?;
+        self.check_foreign(record)?;
         if header.block_size != self.ids.geometry.block_size
             || header.verify(record.payload()).is_err()
         {
