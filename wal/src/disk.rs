@@ -14,6 +14,12 @@
 //!   others, are durable when it completes. A failed durable write means what a failed `Sync`
 //!   means.
 //! - Reads see every completed write, by whatever way its bytes went, and so does a view of `map`.
+//!   Of bytes that a failed sync lost, the page cache may go on to show a clean copy, and one
+//!   kind of handle MUST NOT show it where the system has a way past its cache: one opened `Read`
+//!   and `direct`. What is to be believed after a crash is read through such a handle, after a
+//!   sync (L4). Linux reads with O_DIRECT; where a file system has none, the clean pages are
+//!   dropped when the handle is opened, save those that another process maps. On other systems,
+//!   and in a file system that lives in memory, the cache is all there is to read.
 //! - `Read` may be short only at the end of the file, and says how much it got.
 //! - A created, renamed or removed name is durable only after a `SyncDir` of its directory.
 //! - Nothing is retried. A failed `Sync` means that the bytes are lost (L3).
@@ -75,7 +81,8 @@ pub enum Operation {
         path: PathBuf,
         /// How an existing or missing name is treated.
         mode: OpenMode,
-        /// Aligned writes go past the page cache where the file system can. Reads do not.
+        /// Past the page cache where the file system can: aligned writes, or with
+        /// [`OpenMode::Read`] all reads. Reads of a handle that writes are not.
         direct: bool,
     },
     /// Closes a handle: [`Output::Done`]. Operations in flight on it are finished first.

@@ -37,8 +37,9 @@
 //!   frame its place, number and link under the same one, whoever writes it and however it lands,
 //!   and no (epoch, incarnation, LSN) names two contents: a truncation ends the incarnation that
 //!   wrote (L6, D2).
-//! - W5 An open syncs files, then directories, then reads (L4). What a reader was shown once does
-//!   not vanish with the next power cut.
+//! - W5 An open syncs files, then directories, then reads (L4): meta, and behind a crash every
+//!   segment without an index, past the page cache, which shows what a failed sync lost. What a
+//!   reader was shown once does not vanish with the next power cut.
 //! - W6 Damage above every recorded frontier is a torn tail: cut, and gone from the medium before
 //!   the next append. Damage at or below one is never cut: the log opens read-only and says what
 //!   is lost (L2, D14).
@@ -176,6 +177,8 @@ mod read;
 #[cfg(test)]
 mod read_tests;
 mod record;
+#[cfg(test)]
+mod reopen_tests;
 mod replay;
 mod report;
 mod retention;

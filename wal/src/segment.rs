@@ -245,14 +245,16 @@ impl<'a> Scanner<'a> {
         let covered = offset >= self.window_at
             && offset + length as u64 <= self.window_at + self.window.len() as u64;
         if !covered {
-            let left = usize::try_from(self.end - offset).unwrap_or(usize::MAX);
+            let at = offset / FRAME_ALIGNMENT as u64 * FRAME_ALIGNMENT as u64;
+            let needed = usize::try_from(offset - at).expect("less than a page") + length;
+            let left = usize::try_from(self.end - at).unwrap_or(usize::MAX);
             let wide = self
                 .file
-                .read_exact(offset, length.max(self.window_bytes).min(left));
+                .read_exact(at, needed.max(self.window_bytes).min(left));
             // A bad sector costs what lies on it, not the window around it (L-E3).
-            let window = wide.or_else(|_| self.file.read_exact(offset, length));
+            let window = wide.or_else(|_| self.file.read_exact(at, needed));
             self.window = window.map_err(|_| Damage::Unreadable)?;
-            self.window_at = offset;
+            self.window_at = at;
         }
         let from = usize::try_from(offset - self.window_at).expect("inside the window");
         Ok(&self.window[from..from + length])

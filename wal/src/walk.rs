@@ -207,6 +207,17 @@ impl Place<'_> {
         (header.log == self.meta.log).then_some(header.generation)
     }
 
+    /// A handle that shows what may be believed of a segment that no index speaks for: what the
+    /// medium has. After a failed sync the page cache shows more than that, and goes on to show it
+    /// to every later process (L-W1). Before a clean close none failed, and an inspection believes
+    /// what its owner's readers see.
+    fn believable(&self, file: &SegmentFile) -> Result<Arc<File>, Error> {
+        match self.writable && self.meta.clean_close.is_none() {
+            true => File::open_direct(self.disk, file.path(), OpenMode::Read).map(Arc::new),
+            false => Ok(Arc::clone(&file.file)),
+        }
+    }
+
     /// Walks the log from its oldest retained segment to its end.
     pub(crate) fn walk(&self) -> Result<Walk, Error> {
         let (mut files, slots) = self.collect()?;
@@ -290,7 +301,7 @@ impl Place<'_> {
         }
         walk.scanned += 1;
         let identity = self.identity(file.generation);
-        let handle = Arc::clone(&file.file);
+        let handle = self.believable(&file)?;
         let mut scanner = Scanner::new(&handle, identity)?;
         let mut scanned: Option<Scanned> = None;
         let mut at = FIRST_FRAME_AT;
@@ -359,7 +370,7 @@ impl Place<'_> {
         file: &Arc<SegmentFile>,
         at: u64,
     ) -> Result<(), Error> {
-        let handle = Arc::clone(&file.file);
+        let handle = self.believable(file)?;
         let mut scanner = Scanner::new(&handle, self.identity(file.generation))?;
         let mut at = at;
         let (mut gap, mut absent) = (None, true);

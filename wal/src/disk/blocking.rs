@@ -115,7 +115,8 @@ impl File {
         File::open_with(disk, path, mode, false)
     }
 
-    /// Opens `path` so that aligned writes go past the page cache where the file system can.
+    /// Opens `path` so that aligned writes, or with [`OpenMode::Read`] all reads, go past the page
+    /// cache where the file system can.
     ///
     /// # Errors
     /// As [`File::open`].

@@ -41,6 +41,7 @@ pub(super) fn contract(mut make: impl FnMut() -> (Arc<dyn Disk>, PathBuf)) {
         ways::writes_of_every_alignment_are_seen_by_every_handle,
         ways::a_durable_write_grows_the_file,
         ways::a_view_sees_direct_writes,
+        ways::reads_of_the_medium_are_those_of_the_cache_at_every_alignment,
         ways::written_zeros_read_zero_and_are_no_hole,
         ways::operations_outlive_the_thread_that_submitted_them,
         ways::every_waiter_hears_of_its_own_operation,

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::{Buffer, Completion, Disk, FileId, MappedFile, Operation, Output, Token};
+use super::{Completion, Disk, FileId, MappedFile, OpenMode, Operation, Output, Token};
 use open::Open;
 use system::bad_handle_code;
 
@@ -115,14 +115,20 @@ impl FileDisk {
     /// Carries an operation out on the calling thread.
     pub(super) fn perform(&self, operation: Operation) -> Completion {
         match operation {
-            Operation::Open { path, mode, direct } => Open::new(&path, mode, direct && self.direct)
-                .map(|open| Output::File(self.keep_open(open))),
+            Operation::Open { path, mode, direct } => {
+                let direct = direct && (self.direct || mode == OpenMode::Read);
+                let open = Open::new(&path, mode, direct)?;
+                Ok(Output::File(self.keep_open(open)))
+            }
             Operation::Close { file } => self.close(file).map(done),
             Operation::Read {
                 file,
                 offset,
-                buffer,
-            } => self.with_file(file, |file| read(file, offset, buffer)),
+                mut buffer,
+            } => {
+                let filled = self.with_open(file, |open| open.read(offset, &mut buffer))?;
+                Ok(Output::Read { buffer, filled })
+            }
             Operation::Write {
                 file,
                 offset,
@@ -253,19 +259,6 @@ pub(super) fn used_token() -> io::Error {
 
 fn done((): ()) -> Output {
     Output::Done
-}
-
-fn read(file: &File, offset: u64, mut buffer: Buffer) -> Completion {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match system::read_at(file, &mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Output::Read { buffer, filled })
 }
 
 fn lock(file: &File) -> io::Result<()> {

@@ -16,7 +16,7 @@
 //! | Removing a directory stops half-way | It is one removal per name |
 //! | Operations in flight at the cut took place, or not, or in part | Nobody was told of their end |
 //! | kill -9 keeps every completed operation, but durable it is not | Bytes in the page cache only are lost by the next power cut, after they were read (L-W2, L4) |
-//! | A sync fails, and the bytes it should have written are never durable, though reads still see them and later syncs succeed | Kernels mark such pages clean (L-W1, L3) |
+//! | A sync fails, and the bytes it should have written are never durable, though later syncs succeed and reads still see them, save those of a handle opened `Read` and `direct` | Kernels mark such pages clean, and only the page cache has them (L-W1, L-W2, L3) |
 //! | A write, sync or any other operation fails with a given error, once or for ever | EIO and ENOSPC come anywhere (L-E1, L-T5, D21) |
 //! | A write takes a prefix and fails | L-W4, L-W6 |
 //! | Space runs out in the middle of a write | L-E1, L-E2 |

@@ -122,6 +122,45 @@ pub(super) fn a_view_sees_direct_writes(disk: &Arc<dyn Disk>, directory: &Path) 
     }
 }
 
+pub(super) fn reads_of_the_medium_are_those_of_the_cache_at_every_alignment(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+) {
+    let path = directory.join("a");
+    let file = create(disk, &path);
+    let early = File::open_direct(disk, &path, OpenMode::Read).unwrap();
+    let mut expected = pattern(1, 70_001);
+    file.write_bytes(0, Buffer::copy_of(&expected)).unwrap();
+    for round in 0..3 {
+        let late = File::open_direct(disk, &path, OpenMode::Read).unwrap();
+        for at in [0, 1, 511, 512, 4_095, 4_096, 65_536, 69_632, 70_000, 70_001] {
+            for length in [0, 1, 512, 4_096, 5_000, 65_536, 100_000] {
+                let end = (at + length).min(expected.len());
+                for handle in [&early, &late] {
+                    let found = handle.read(at as u64, length).unwrap();
+                    assert!(*found == expected[at..end], "{length} bytes at {at}");
+                }
+            }
+        }
+        let token = disk.submit(Operation::Read {
+            file: late.id(),
+            offset: 8_192,
+            buffer: Buffer::zeroed(4_096),
+        });
+        let Ok(Output::Read { buffer, filled }) = disk.wait(token) else {
+            panic!("not read");
+        };
+        assert!(buffer[..filled] == expected[8_192..12_288]);
+        // What is written behind it, dirty or not, is seen as well.
+        expected[9_000..9_100].copy_from_slice(&pattern(round, 100));
+        file.write_bytes(9_000, Buffer::copy_of(&expected[9_000..9_100]))
+            .unwrap();
+        if round == 1 {
+            file.sync().unwrap();
+        }
+    }
+}
+
 pub(super) fn written_zeros_read_zero_and_are_no_hole(disk: &Arc<dyn Disk>, directory: &Path) {
     let file = File::open_direct(disk, &directory.join("a"), OpenMode::CreateNew).unwrap();
     let mut expected = pattern(3, 100_000);

@@ -1,5 +1,5 @@
-//! One open file: a descriptor for everything, and where it was asked for a second one for writes
-//! past the page cache.
+//! One open file: a descriptor for everything, and where it was asked for a second one for writes,
+//! or for reads, past the page cache.
 #![expect(
     clippy::disallowed_types,
     reason = "this backend is where files are opened"
@@ -22,7 +22,7 @@ pub(super) const SLICES_MAX: usize = 128;
 pub(super) const ZEROS_BYTES: usize = 256 << 10;
 static ZEROS: LazyLock<Bytes> = LazyLock::new(|| Arc::new(Buffer::zeroed(ZEROS_BYTES)));
 
-/// A descriptor for writes past the page cache, and what they need.
+/// A descriptor for writes or reads past the page cache, and what they need.
 #[derive(Debug)]
 pub(super) struct Direct {
     pub(super) file: File,
@@ -32,11 +32,14 @@ pub(super) struct Direct {
     pub(super) offset: u64,
 }
 
-/// A file, and a second descriptor of it for direct writes.
+/// A file, and a second descriptor of it for direct writes, or for direct reads of one that is
+/// never written.
 #[derive(Debug)]
 pub(in crate::disk) struct Open {
     pub(in crate::disk) file: File,
     direct: Option<Direct>,
+    /// Reads are direct.
+    reads: bool,
     /// The file system can turn a range into written zeros by itself, as far as we know.
     zeroes: AtomicBool,
 }
@@ -59,17 +62,54 @@ impl Direct {
         let address = bytes.as_ptr().addr() as u64;
         address.is_multiple_of(self.memory) && (bytes.len() as u64).is_multiple_of(self.offset)
     }
+
+    /// Reads straight into the buffer, or what is not aligned through memory that is.
+    fn read(&self, offset: u64, buffer: &mut Buffer) -> io::Result<usize> {
+        if self.takes(offset, 0) && self.takes_slice(buffer) {
+            return read_all(&self.file, offset, buffer, self.offset);
+        }
+        let from = offset / self.offset * self.offset;
+        let skipped = usize::try_from(offset - from).map_err(io::Error::other)?;
+        let unit = usize::try_from(self.offset).map_err(io::Error::other)?;
+        let mut aligned = Buffer::zeroed((skipped + buffer.len()).next_multiple_of(unit));
+        let filled = read_all(&self.file, from, &mut aligned, self.offset)?.saturating_sub(skipped);
+        let filled = filled.min(buffer.len());
+        buffer[..filled].copy_from_slice(&aligned[skipped..][..filled]);
+        Ok(filled)
+    }
 }
 
 impl Open {
     pub(in crate::disk) fn new(path: &Path, mode: OpenMode, direct: bool) -> io::Result<Open> {
         let file = system::open(path, mode)?;
-        let writes = direct && mode != OpenMode::Read;
+        let reads = direct && mode == OpenMode::Read;
+        if reads {
+            system::forget_cached(&file);
+        }
         Ok(Open {
-            direct: writes.then(|| system::open_direct(&file)).flatten(),
+            direct: direct.then(|| system::open_direct(&file, mode)).flatten(),
             file,
+            reads,
             zeroes: AtomicBool::new(true),
         })
+    }
+
+    /// Whether reads go past the page cache.
+    #[cfg(target_os = "linux")]
+    pub(in crate::disk) fn reads_directly(&self) -> bool {
+        self.reads && self.direct.is_some()
+    }
+
+    /// Fills `buffer`, save what lies behind the end of the file; says how much it got.
+    pub(super) fn read(&self, offset: u64, buffer: &mut Buffer) -> io::Result<usize> {
+        if let Some(direct) = self.direct.as_ref().filter(|_| self.reads) {
+            match direct.read(offset, buffer) {
+                // The alignment was not what the file system said. What is cached was dropped.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {}
+                other => return other,
+            }
+        }
+        read_all(&self.file, offset, buffer, 1)
     }
 
     /// Past the page cache if the place is aligned, through a copy if only the memory is not.
@@ -170,6 +210,25 @@ impl Open {
             false => Ok(None),
         }
     }
+}
+
+/// Reads until the bytes are full or the file ends, which it does where a part of a unit is read.
+fn read_all(file: &File, offset: u64, bytes: &mut [u8], unit: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match system::read_at(file, &mut bytes[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => {
+                filled += count;
+                if !(count as u64).is_multiple_of(unit) {
+                    break;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 fn joined(buffers: &[Bytes]) -> Bytes {

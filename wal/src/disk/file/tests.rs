@@ -68,7 +68,7 @@ fn a_mapped_file_shows_the_bytes_of_the_file() {
     let pattern: Vec<u8> = (0..10_000u32)
         .map(|i| u8::try_from(i % 251).unwrap())
         .collect();
-    file.write_bytes(0, super::Buffer::copy_of(&pattern))
+    file.write_bytes(0, crate::disk::Buffer::copy_of(&pattern))
         .unwrap();
     assert!(
         file.map(0, 10_001).is_none(),
@@ -93,7 +93,7 @@ fn a_mapped_file_shows_the_bytes_of_the_file() {
 #[test]
 fn short_writes_of_every_size_are_continued_to_the_last_byte() {
     let parts: [&[u8]; 5] = [b"", b"one", b"", b"three", b"six"];
-    let buffers = parts.map(|part| Arc::new(super::Buffer::copy_of(part)));
+    let buffers = parts.map(|part| Arc::new(crate::disk::Buffer::copy_of(part)));
     for step in 1..=11 {
         let mut taken = Vec::new();
         let mut interrupted = false;
@@ -121,7 +121,7 @@ fn a_hole_is_written_as_zeros_where_none_can_be_punched() {
     let shared: Arc<dyn Disk> = disk.clone();
     let file = File::open(&shared, &path, OpenMode::CreateNew).unwrap();
     let size = 3 * super::open::ZEROS_BYTES;
-    file.write_bytes(0, super::Buffer::copy_of(&vec![1; size]))
+    file.write_bytes(0, crate::disk::Buffer::copy_of(&vec![1; size]))
         .unwrap();
     let (start, end) = (100, size as u64 - 7);
     disk.with_open(file.id(), |open| open.write_zeros_piecewise(start, end))
@@ -135,7 +135,7 @@ fn a_hole_is_written_as_zeros_where_none_can_be_punched() {
 
 #[test]
 fn a_write_that_stops_taking_bytes_fails() {
-    let buffers = [Arc::new(super::Buffer::copy_of(b"bytes"))];
+    let buffers = [Arc::new(crate::disk::Buffer::copy_of(b"bytes"))];
     let stuck = super::open::write_all_by(0, &buffers, |_, _| Ok(0)).unwrap_err();
     assert_eq!(stuck.kind(), super::ErrorKind::WriteZero);
     let mut calls = 0;
@@ -159,7 +159,11 @@ fn vectored_writes_of_more_buffers_than_one_call_takes_arrive_whole() {
     let file = File::open(&disk, &path, OpenMode::CreateNew).unwrap();
     let count = 3 * super::open::SLICES_MAX + 7;
     let buffers = (0..count)
-        .map(|i| Arc::new(super::Buffer::copy_of(&[u8::try_from(i % 256).unwrap(); 3])))
+        .map(|i| {
+            Arc::new(crate::disk::Buffer::copy_of(
+                &[u8::try_from(i % 256).unwrap(); 3],
+            ))
+        })
         .collect();
     file.write(5, buffers).unwrap();
     let bytes = file.read(5, 3 * count).unwrap();

@@ -16,9 +16,9 @@ use super::open::Direct;
 use crate::disk::OpenMode;
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{deallocate, open_direct, write_durable_at, zero_range};
+pub(super) use linux::{deallocate, forget_cached, open_direct, write_durable_at, zero_range};
 #[cfg(not(target_os = "linux"))]
-pub(super) use other::{deallocate, open_direct, write_durable_at, zero_range};
+pub(super) use other::{deallocate, forget_cached, open_direct, write_durable_at, zero_range};
 
 /// What the system says to a closed handle.
 pub(super) fn bad_handle_code() -> i32 {
@@ -80,8 +80,8 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::{Direct, Errno, File, IoSlice, Mode, OFlags, io};
-    use rustix::fs::{AtFlags, FallocateFlags, StatxFlags};
+    use super::{Direct, Errno, File, IoSlice, Mode, OFlags, OpenMode, io};
+    use rustix::fs::{Advice, AtFlags, FallocateFlags, StatxFlags};
     use rustix::io::ReadWriteFlags;
     use std::os::fd::AsRawFd;
 
@@ -102,10 +102,21 @@ mod linux {
         }
     }
 
-    /// A second descriptor of an open file for direct writes, where the file system has them. It
-    /// is the same file whatever became of its name.
-    pub(in super::super) fn open_direct(file: &File) -> Option<Direct> {
-        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    /// Drops the clean pages of a file from the cache.
+    pub(in super::super) fn forget_cached(file: &File) {
+        // OK to ignore: it is what can be done where direct reads cannot, and no more than advice.
+        let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+    }
+
+    /// A second descriptor of an open file for direct writes, or for direct reads of one that is
+    /// not written, where the file system has them. It is the same file whatever became of its
+    /// name.
+    pub(in super::super) fn open_direct(file: &File, mode: OpenMode) -> Option<Direct> {
+        let access = match mode {
+            OpenMode::Read => OFlags::RDONLY,
+            _ => OFlags::WRONLY,
+        };
+        let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let direct = rustix::fs::open(path, flags, Mode::empty()).ok()?;
         let (memory, offset) = alignment(file)?;
@@ -116,7 +127,7 @@ mod linux {
         })
     }
 
-    /// Alignment of memory and of offsets that direct writes need; `None` where there are none.
+    /// Alignment of memory and of offsets that direct transfers need; `None` where there are none.
     fn alignment(file: &File) -> Option<(u64, u64)> {
         let asked = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
         let told = asked.ok().filter(|told| {
@@ -157,7 +168,7 @@ mod linux {
 
 #[cfg(not(target_os = "linux"))]
 mod other {
-    use super::{Direct, File, IoSlice, io};
+    use super::{Direct, File, IoSlice, OpenMode, io};
 
     pub(in super::super) fn write_durable_at(
         _: &File,
@@ -167,7 +178,9 @@ mod other {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(in super::super) fn open_direct(_: &File) -> Option<Direct> {
+    pub(in super::super) fn forget_cached(_: &File) {}
+
+    pub(in super::super) fn open_direct(_: &File, _: OpenMode) -> Option<Direct> {
         None
     }
 

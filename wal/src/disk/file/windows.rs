@@ -50,7 +50,10 @@ pub(super) fn write_durable_at(_: &File, _: &[IoSlice<'_>], _: u64) -> io::Resul
     Err(io::ErrorKind::Unsupported.into())
 }
 
-pub(super) fn open_direct(_: &File) -> Option<Direct> {
+/// Not known here.
+pub(super) fn forget_cached(_: &File) {}
+
+pub(super) fn open_direct(_: &File, _: OpenMode) -> Option<Direct> {
     None
 }
 

@@ -132,9 +132,11 @@ impl Work {
         }
     }
 
-    /// An operation that has a `handle_of`; the others come back.
+    /// An operation that has a `handle_of`; the others come back, and so do reads past the page
+    /// cache, which nobody needs more than one of at a time.
     pub(super) fn of(operation: Operation, open: &Open) -> Result<Work, Operation> {
         Ok(match operation {
+            Operation::Read { .. } if open.reads_directly() => return Err(operation),
             Operation::Read { offset, buffer, .. } => Work::Read {
                 offset,
                 buffer,

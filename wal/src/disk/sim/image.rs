@@ -88,6 +88,26 @@ impl FileImage {
 
     /// Copies live bytes into `target`, as many as there are.
     pub(super) fn read(&self, offset: u64, target: &mut [u8]) -> usize {
+        self.copy_out(offset, target, |sector| self.live.content(sector))
+    }
+
+    /// As `read`, past the page cache: what is dirty is written first, and what a failed sync left
+    /// clean there is not looked at.
+    pub(super) fn read_medium(&self, offset: u64, target: &mut [u8]) -> usize {
+        self.copy_out(offset, target, |sector| {
+            match self.unsynced.contains_key(&sector) {
+                true => self.live.content(sector),
+                false => self.durable.content(sector),
+            }
+        })
+    }
+
+    fn copy_out<'a>(
+        &self,
+        offset: u64,
+        target: &mut [u8],
+        content: impl Fn(u64) -> &'a Sector,
+    ) -> usize {
         let available = self.live.size.saturating_sub(offset);
         let length = usize::try_from(available).map_or(target.len(), |n| n.min(target.len()));
         let mut at = 0;
@@ -95,7 +115,7 @@ impl FileImage {
             let place = offset + at as u64;
             let within = in_sector(place);
             let count = (SECTOR_BYTES - within).min(length - at);
-            let sector = self.live.content(place / SECTOR);
+            let sector = content(place / SECTOR);
             target[at..at + count].copy_from_slice(&sector[within..within + count]);
             at += count;
         }

@@ -20,6 +20,8 @@ struct Handle {
     node: NodeId,
     path: PathBuf,
     writable: bool,
+    /// Reads go past the page cache.
+    reads_medium: bool,
 }
 
 #[derive(Debug)]
@@ -294,7 +296,9 @@ impl State {
             return Err(effect.error());
         }
         match operation {
-            Operation::Open { path, mode, .. } => self.open(path, mode).map(Output::File),
+            Operation::Open { path, mode, direct } => {
+                self.open(path, mode, direct).map(Output::File)
+            }
             Operation::Close { file } => self.close(file),
             Operation::Read {
                 file,
@@ -394,7 +398,7 @@ impl State {
         self.handles.get(&file).ok_or_else(bad_handle)
     }
 
-    fn open(&mut self, path: PathBuf, mode: OpenMode) -> io::Result<FileId> {
+    fn open(&mut self, path: PathBuf, mode: OpenMode, direct: bool) -> io::Result<FileId> {
         let node = match (self.media.find(&path), mode) {
             (Ok(_), OpenMode::CreateNew) => return Err(Errno::EXIST.into()),
             (Ok(node), _) => node,
@@ -415,6 +419,7 @@ impl State {
                 node,
                 path,
                 writable,
+                reads_medium: direct && !writable,
             },
         );
         Ok(id)
@@ -430,11 +435,15 @@ impl State {
     }
 
     fn read(&self, file: FileId, offset: u64, mut buffer: Buffer) -> Completion {
-        let image = self.media.file(self.handle(file)?.node)?;
+        let handle = self.handle(file)?;
+        let image = self.media.file(handle.node)?;
         if image.is_unreadable(offset, buffer.len() as u64) {
             return Err(Errno::IO.into());
         }
-        let filled = image.read(offset, &mut buffer);
+        let filled = match handle.reads_medium {
+            true => image.read_medium(offset, &mut buffer),
+            false => image.read(offset, &mut buffer),
+        };
         Ok(Output::Read { buffer, filled })
     }
 

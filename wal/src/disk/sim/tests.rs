@@ -518,6 +518,9 @@ fn a_failed_sync_that_lost_bytes_is_not_healed_by_the_next_one() {
     ));
     file.sync().unwrap();
     assert_eq!(*file.read(0, 512).unwrap(), [2; 512]);
+    let disk: Arc<dyn Disk> = sim.clone();
+    let medium = File::open_direct(&disk, Path::new("/a"), OpenMode::Read).unwrap();
+    assert_eq!(*medium.read(0, 512).unwrap(), [1; 512]);
     for seed in 0..20 {
         assert_eq!(read(&sim.crash(seed), "/a"), [1; 512], "L-W1");
     }

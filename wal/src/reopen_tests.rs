@@ -1,0 +1,52 @@
+//! A process fails and the next one opens what it left behind.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::damage_tests::{DIR, append, change, open, stamps};
+use crate::disk::Disk;
+use crate::disk::sim::{Effect, Fault, SimDisk};
+use crate::tests::Fixture;
+use crate::*;
+
+#[test]
+fn a_reopen_after_a_failed_sync_believes_the_medium_and_not_the_page_cache() {
+    // L-W1, L-W2: the kernel marks the pages of a failed sync clean. The next process syncs, which
+    // succeeds and writes nothing, and reads frames that no device has ever seen; it acknowledges
+    // more behind them, and the next power cut takes them all.
+    for lost in 1..4 {
+        let sim = SimDisk::with_syncs(5);
+        let volume = Fixture::on(sim.clone());
+        let (log, _) = volume.open();
+        append(&log, &[1, 2, 3]);
+        sim.inject(Fault::at(IoOp::Sync, Effect::LoseUnsynced).on(".seg"));
+        let ticket = log.append((0..lost).map(|_| change(9)).collect());
+        let waited = ticket.unwrap().wait();
+        assert!(matches!(waited, Err(Error::Io { op: IoOp::Sync, .. })));
+        drop((log, volume));
+
+        let killed = sim.crash_keep_all();
+        let (log, report) = open(&killed);
+        assert_eq!(log.frontiers().head, Lsn::new(3), "{report:?}");
+        append(&log, &[4, 5]);
+        drop(log);
+        let (log, report) = open(&killed.crash_lose_all());
+        assert_eq!(stamps(&log, 0, 5), [1, 2, 3, 4, 5], "{report:?}");
+    }
+}
+
+#[test]
+fn meta_after_a_failed_sync_says_what_the_medium_says() {
+    let sim = SimDisk::new(6);
+    drop(Fixture::on(sim.clone()));
+    let disk: Arc<dyn Disk> = sim.clone();
+    let meta = Meta::open(&disk, Path::new(DIR), true).unwrap();
+    sim.inject(Fault::at(IoOp::Sync, Effect::LoseUnsynced).on("meta"));
+    let promoted = meta.update(|meta| meta.epoch = Epoch::new(7));
+    assert!(matches!(promoted, Err(Error::Io { op: IoOp::Sync, .. })));
+    drop((meta, disk));
+
+    let killed: Arc<dyn Disk> = sim.crash_keep_all();
+    let meta = Meta::open(&killed, Path::new(DIR), true).unwrap();
+    assert_eq!(meta.get().epoch, Epoch::new(1));
+}
