@@ -27,6 +27,10 @@ const PAYLOADS: Width = Width {
     read: 1 << 20,
 };
 
+/// How much of a map is populated at once: a reader that asks for more makes those wait who write
+/// to the same device.
+const POPULATED: usize = 256 << 10;
+
 /// Headers of the largest frame, when they are far from their payload.
 const HEADERS: Width = Width {
     mapped: frame::payload_at(FRAME_RECORDS_MAX),
@@ -44,9 +48,12 @@ enum Held {
     Nothing,
     /// Read through the handle.
     Read(Buffer),
-    /// Mapped and populated (D23); unmapped with the window, so that a scan of a large log does
-    /// not fill the memory of the process.
-    Mapped(MappedFile),
+    /// Mapped, and populated up to `shown` (D23); unmapped with the window, so that a scan of a
+    /// large log does not fill the memory of the process.
+    Mapped {
+        map: MappedFile,
+        shown: usize,
+    },
 }
 
 /// A part of a segment file that is held for reading. The segment is held with it: it is not reused
@@ -73,7 +80,7 @@ impl Window {
         match &self.held {
             Held::Nothing => &[],
             Held::Read(buffer) => buffer,
-            Held::Mapped(map) => map.bytes(0..map.len()).unwrap_or_default(),
+            Held::Mapped { map, shown } => map.bytes(0..*shown).unwrap_or_default(),
         }
     }
 
@@ -98,7 +105,22 @@ impl Window {
         Ok(self.slice(offset, length))
     }
 
+    /// Shows more of the file that is mapped.
+    fn grow(&mut self, found: &Found, offset: u64, length: usize) -> bool {
+        let ours = self.of.as_ref();
+        if !ours.is_some_and(|of| Arc::ptr_eq(of, &found.file)) || offset < self.at {
+            return false;
+        }
+        let from = usize::try_from(offset - self.at).unwrap_or(usize::MAX);
+        self.held.show(from.saturating_add(length))
+    }
+
     fn move_to(&mut self, found: &Found, offset: u64, length: usize) -> Result<(), Damage> {
+        // Who waits for this core gets it now, and not at the end of a long slice of time.
+        std::thread::yield_now();
+        if self.grow(found, offset, length) {
+            return Ok(());
+        }
         let at = offset / FRAME_ALIGNMENT as u64 * FRAME_ALIGNMENT as u64;
         let needed = usize::try_from(offset - at).unwrap_or(usize::MAX) + length;
         // Behind the last frame somebody may be writing.
@@ -108,7 +130,7 @@ impl Window {
         let held = std::mem::replace(&mut self.held, Held::Nothing);
         self.of = None;
         // A bad sector costs what lies on it, not the window around it (L-E3).
-        self.held = Held::mapped(found, at, mapped)
+        self.held = Held::mapped(found, at, mapped, needed)
             .or_else(|| Held::read(held, found, at, read))
             .or_else(|| Held::read(Held::Nothing, found, at, needed))
             .ok_or(Damage::Unreadable)?;
@@ -119,9 +141,27 @@ impl Window {
 }
 
 impl Held {
-    fn mapped(found: &Found, at: u64, length: usize) -> Option<Held> {
+    fn mapped(found: &Found, at: u64, length: usize, needed: usize) -> Option<Held> {
         let map = found.sealed.then(|| found.file.file.map(at, length))??;
-        map.populate(0..length).then_some(Held::Mapped(map))
+        let mut held = Held::Mapped { map, shown: 0 };
+        held.show(needed).then_some(held)
+    }
+
+    /// Populates at least the first `needed` bytes of a map; `false` when it cannot.
+    fn show(&mut self, needed: usize) -> bool {
+        let Held::Mapped { map, shown } = self else {
+            return false;
+        };
+        let end = needed.max(*shown + POPULATED).min(map.len());
+        if *shown == 0 {
+            map.prefetch(0..end);
+        }
+        if needed > map.len() || !map.populate(*shown..end) {
+            return false;
+        }
+        map.prefetch(end..map.len().min(end + POPULATED));
+        *shown = end;
+        true
     }
 
     /// Reads into the buffer of `used`, if it has the size.

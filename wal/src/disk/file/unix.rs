@@ -120,6 +120,10 @@ mod linux {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let direct = rustix::fs::open(path, flags, Mode::empty()).ok()?;
         let (memory, offset) = alignment(file)?;
+        // Readers of such a file get what they ask for and no more: what the system would read
+        // ahead is space that is about to be written, and every write would have to drop it again.
+        // OK to ignore: a hint that is not taken costs time only.
+        let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
         Some(Direct {
             file: direct.into(),
             memory,
