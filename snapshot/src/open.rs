@@ -116,6 +116,16 @@ fn clear(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     Ok(sync_dir(disk, dir)?)
 }
 
+/// Removes what a failed creation made: the directory too, if that was not there before.
+fn take_back(disk: &dyn Disk, dir: &Path, made: bool) -> Result<(), Error> {
+    clear(disk, dir)?;
+    unmark(disk, dir)?;
+    match made && list(disk, dir)?.is_empty() {
+        true => Ok(remove(disk, dir)?),
+        false => Ok(()),
+    }
+}
+
 fn unmark(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
     remove(disk, &dir.join(CREATING))?;
     Ok(sync_dir(disk, dir)?)
@@ -129,12 +139,13 @@ impl Volume {
     /// [`Error::Log`]: the directory exists and is not empty, geometry, or I/O.
     pub fn create(disk: &Arc<dyn Disk>, dir: &Path, options: CreateOptions) -> Result<(), Error> {
         check_geometry(&options.geometry)?;
+        let absent = list(disk.as_ref(), dir).is_err();
         make_dir(disk.as_ref(), dir)?;
         let marker = claim(disk, dir)?;
         let result = build(disk, dir, options);
         if result.is_err() {
             // OK because what is left is marked as unfinished.
-            let _ = clear(disk.as_ref(), dir).and_then(|()| unmark(disk.as_ref(), dir));
+            let _ = take_back(disk.as_ref(), dir, absent);
         }
         drop(marker);
         result

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use seawall_snapshot::{CreateOptions, Volume};
-use seawall_wal::disk::{self, Disk};
+use seawall_wal::disk::Disk;
 use seawall_wal::{BlockSize, Error as WalError, Geometry, Role};
 use std::sync::Arc;
 
@@ -79,16 +79,16 @@ fn geometry(args: &Args) -> Result<Geometry, Error> {
     })
 }
 
-/// The parent is there, and the directory is not there or empty.
+/// The parent is there, and the directory is one that a creation takes.
 fn check_place(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error> {
     common::check_parent(disk, dir)?;
-    match disk::list(disk.as_ref(), dir) {
-        Ok(names) if !names.is_empty() => Err(Error::BadPath {
+    match Volume::is_vacant(disk, dir)? {
+        true => Ok(()),
+        false => Err(Error::BadPath {
             path: dir.into(),
             what: "exists and is not empty",
             hint: "choose a new directory",
         }),
-        _ => Ok(()),
     }
 }
 

@@ -109,6 +109,30 @@ fn flip(path: &Path, offset: u64) {
 }
 
 #[test]
+fn a_second_create_clears_what_the_first_left_unfinished_and_nothing_else() {
+    let disk = common::disk();
+    let dir = tempfile::tempdir().unwrap();
+    let args = create::Args {
+        dir: dir.path().join("volume"),
+        size: 8 * MIB,
+        block_size: 4096,
+        segment_size: MIB,
+    };
+    let create = || create::run(&args, &mut Vec::new());
+    for name in ["", "creating", "base", "meta"] {
+        seawall_wal::disk::make_dir(disk.as_ref(), &args.dir).unwrap();
+        let path = args.dir.join(name);
+        match name {
+            "" => {}
+            "base" => seawall_wal::disk::make_dir(disk.as_ref(), &path).unwrap(),
+            _ => drop(File::open(&disk, &path, OpenMode::CreateNew).unwrap()),
+        }
+    }
+    assert_eq!(create().unwrap(), Exit::Fine);
+    assert_eq!(Exit::of(&create().unwrap_err()), Exit::Unusable);
+}
+
+#[test]
 fn an_image_comes_back_byte_for_byte_and_its_flushes_are_recorded() {
     let bench = Bench::new();
     let pieces = [(4096, 100_000, 7), (5 * MIB + 17, 4000, 9)];
@@ -230,6 +254,44 @@ fn a_flipped_bit_in_a_record_is_named_by_both_tools_and_never_exported() {
         "{error}"
     );
     assert!(matches!(bench.import(&image), Err(Error::Damaged { .. })));
+}
+
+#[test]
+fn a_segment_under_a_second_name_is_damage_for_both_tools() {
+    let bench = Bench::new();
+    bench
+        .import(&bench.image("in.img", MIB, &[(0, 4096, 1)]))
+        .unwrap();
+    let row = &bench.dump(&[]).1[0];
+    let wal = bench.volume().join("wal");
+    let bytes = read(&wal.join(row["segment"].as_str().unwrap()));
+    let disk = common::disk();
+    let twin = wal.join("00000077.seg");
+    let file = File::open(&disk, &twin, OpenMode::CreateNew).unwrap();
+    file.write_bytes(0, Buffer::copy_of(&bytes)).unwrap();
+    let (exit, damage) = bench.dump(&["--verify"]);
+    assert_eq!((exit, damage.len()), (Exit::Found, 1), "{damage:?}");
+    assert_eq!(damage[0]["segment"], "00000077.seg");
+    let (exit, report) = bench.verify();
+    assert_eq!((exit, &report["ok"]), (Exit::Found, &Value::Bool(false)));
+}
+
+#[test]
+fn two_bad_copies_of_meta_are_damage_for_both_tools() {
+    let bench = Bench::new();
+    bench
+        .import(&bench.image("in.img", MIB, &[(0, 4096, 1)]))
+        .unwrap();
+    let meta = bench.volume().join("meta");
+    let half = read(&meta).len() as u64 / 2;
+    flip(&meta, 20);
+    flip(&meta, half + 20);
+    let (exit, damage) = bench.dump(&["--verify"]);
+    assert_eq!((exit, damage.len()), (Exit::Found, 1), "{damage:?}");
+    assert_eq!(damage[0]["file"], meta.to_str().unwrap());
+    let (exit, report) = bench.verify();
+    assert_eq!((exit, &report["ok"]), (Exit::Found, &Value::Bool(false)));
+    assert_eq!(report["damage"][0]["file"], meta.to_str().unwrap());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Creating and opening: who may, and what wrong use leaves behind.
 
 use super::*;
+use seawall_wal::disk::sim::{Effect, Fault};
 use seawall_wal::disk::{File, OpenMode, list, make_dir};
 use seawall_wal::{Epoch, IoOp};
 
@@ -75,15 +76,54 @@ fn what_a_failed_creation_leaves_is_no_volume() {
 
 #[test]
 fn a_creation_that_finds_no_space_cleans_up() {
-    let sim = SimDisk::with_capacity(1, 64 << 10);
-    let place = Place::simulated(&sim);
-    assert!(matches!(
-        try_create(&place, "volume", options(Role::Primary)),
-        Err(Error::Log(error)) if error.is_out_of_space()
-    ));
-    sim.set_capacity(None);
-    try_create(&place, "volume", options(Role::Primary)).unwrap();
-    drop(place.open("volume"));
+    for there in [false, true] {
+        let sim = SimDisk::with_capacity(1, 64 << 10);
+        let place = Place::simulated(&sim);
+        if there {
+            make_dir(place.disk.as_ref(), &place.dir("volume")).unwrap();
+        }
+        assert!(matches!(
+            try_create(&place, "volume", options(Role::Primary)),
+            Err(Error::Log(error)) if error.is_out_of_space()
+        ));
+        let names = list(place.disk.as_ref(), &place.root).unwrap();
+        assert_eq!(names.len(), usize::from(there), "{names:?}");
+        assert!(sim.paths().is_empty(), "{:?}", sim.paths());
+        sim.set_capacity(None);
+        try_create(&place, "volume", options(Role::Primary)).unwrap();
+        drop(place.open("volume"));
+    }
+}
+
+#[test]
+fn a_creation_succeeds_after_any_that_was_cut_off_or_failed() {
+    let whole = SimDisk::new(1);
+    Place::simulated(&whole).create("volume", options(Role::Primary));
+    let create = |sim: &Arc<SimDisk>| {
+        let place = Place::simulated(sim);
+        try_create(&place, "volume", options(Role::Primary))
+    };
+    for boundary in 0..whole.changes() {
+        let sim = SimDisk::new(1);
+        sim.freeze_after_ops(boundary);
+        create(&sim).unwrap_err();
+        let cuts = [sim.crash_lose_all(), sim.crash_keep_all()];
+        for after in cuts.into_iter().chain((0..4).map(|seed| sim.crash(seed))) {
+            let place = Place::simulated(&after);
+            // All but the removal of the marker may have been done: then it is a volume.
+            if place.try_open("volume", Access::Primary).is_err() {
+                try_create(&place, "volume", options(Role::Primary))
+                    .unwrap_or_else(|error| panic!("boundary {boundary}: {error}"));
+            }
+            drop(place.open("volume"));
+        }
+        let sim = SimDisk::new(1);
+        sim.inject(Fault::at_any(Effect::FailErrno(5)).after(boundary));
+        if create(&sim).is_err() {
+            create(&sim).unwrap_or_else(|error| panic!("fault {boundary}: {error}"));
+        }
+        drop(Place::simulated(&sim).open("volume"));
+    }
 }
 
 #[test]
