@@ -22,8 +22,8 @@ pub enum Error {
         /// Size of the volume in bytes.
         size: u64,
     },
-    /// A block of the image fails its sum and the log cannot repair it.
-    #[error("block {lba} of the image {} fails its sum; rebuild it from a replica", path.display())]
+    /// A block of the image fails its sum, or cannot be read, and the log cannot repair it.
+    #[error("block {lba} of the image {} is damaged; rebuild it from a replica", path.display())]
     ImageDamaged {
         /// The image file.
         path: PathBuf,

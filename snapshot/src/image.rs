@@ -140,19 +140,45 @@ impl Image {
         let mut bad = Vec::new();
         let mut at = lba;
         for run in out.chunks_mut(RUN_BYTES) {
-            let bytes = self.file.read_exact(self.offset(at), run.len())?;
-            run.copy_from_slice(&bytes);
-            let count = run.len() >> self.block_size.shift();
-            let sums = self.sums.read(at, count)?;
-            let blocks = run.chunks(self.block_size.bytes_usize());
-            for ((lba, block), sum) in (at..).zip(blocks).zip(sums) {
-                if block_sum(block) != sum {
-                    bad.push(lba);
-                }
-            }
-            at += count as u64;
+            self.check_run(at, run, &mut bad)?;
+            at += (run.len() >> self.block_size.shift()) as u64;
         }
         Ok(bad)
+    }
+
+    /// Reads a run and adds the blocks of it that fail their sum, or cannot be read, or have a sum
+    /// that cannot be read: a bad sector costs no more than what it covers (L-T5, L-E3).
+    fn check_run(&self, lba: u64, run: &mut [u8], bad: &mut Vec<u64>) -> Result<(), Error> {
+        let size = self.block_size.bytes_usize();
+        match self.try_run(lba, run, bad) {
+            Err(error) if is_failed_read(&error) && run.len() > size => {
+                for (lba, block) in (lba..).zip(run.chunks_mut(size)) {
+                    self.check_run(lba, block, bad)?;
+                }
+                Ok(())
+            }
+            Err(error) if is_failed_read(&error) => {
+                tracing::warn!(lba, %error, "a block of the image or its sum cannot be read");
+                bad.push(lba);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn try_run(&self, lba: u64, run: &mut [u8], bad: &mut Vec<u64>) -> Result<(), Error> {
+        let bytes = self.file.read_exact(self.offset(lba), run.len())?;
+        run.copy_from_slice(&bytes);
+        let count = run.len() >> self.block_size.shift();
+        let sums = self.sums.read(lba, count)?;
+        let blocks = run.chunks(self.block_size.bytes_usize());
+        let found = (lba..).zip(blocks).zip(sums);
+        bad.extend(
+            found
+                .filter(|((_, block), sum)| block_sum(block) != *sum)
+                .map(|((lba, _), _)| lba),
+        );
+        Ok(())
     }
 
     /// Writes whole blocks from `lba` on. Their sums are the caller's business.
@@ -205,6 +231,12 @@ impl Image {
         let range = (first / size).max(lba)..second.div_ceil(size).min(self.blocks);
         Ok((range.start < range.end).then_some(range))
     }
+}
+
+/// Whether it is the answer of a medium that could not read something.
+pub(crate) fn is_failed_read(error: &Error) -> bool {
+    let read = seawall_wal::IoOp::Read;
+    matches!(error, Error::Log(seawall_wal::Error::Io { op, .. }) if *op == read)
 }
 
 /// The folder in which an install builds base `id`.

@@ -59,6 +59,11 @@ impl Index {
 
     /// Takes the next record in LSN order in.
     pub(crate) fn note(&mut self, place: &RecordPlace) {
+        self.note_part(place, place.lba.0..place.lba.0 + u64::from(place.blocks));
+    }
+
+    /// As [`Index::note`], for some of the blocks of the record.
+    pub(crate) fn note_part(&mut self, place: &RecordPlace, blocks: std::ops::Range<u64>) {
         let content = match (place.kind, place.no_hole) {
             (RecordKind::Write, _) => Content::Payload { first: place.lba.0 },
             (RecordKind::WriteZeroes, true) => Content::Zeros,
@@ -68,8 +73,7 @@ impl Index {
             lsn: place.lsn,
             content,
         };
-        let end = place.lba.0 + u64::from(place.blocks);
-        self.insert(place.lba.0..end, version);
+        self.insert(blocks, version);
     }
 
     /// Forgets `range` where its newest version is at or below `through`: the image has it.

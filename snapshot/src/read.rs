@@ -3,12 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use seawall_wal::Lsn;
-
 use crate::error::Error;
 use crate::image::RUN_BYTES;
 use crate::index::{Content, Version};
-use crate::repair::from_log;
+use crate::repair;
 use crate::volume::Volume;
 use crate::write::whole_blocks;
 use crate::{lock, read_lock, to_usize};
@@ -104,25 +102,13 @@ impl Volume {
         if read_lock(&self.head).captures != captures {
             return Ok(false);
         }
-        let size = self.geometry.block_size.bytes_usize();
         let checkpoint = self.facts().checkpoint;
-        for lba_bad in bad {
-            let first = to_usize(lba_bad - lba) * size;
-            self.repair(checkpoint, lba_bad, &mut out[first..first + size])?;
+        let filled = repair::fill(&self.image, &self.log, checkpoint, (lba, out), &bad);
+        if filled.is_err() && read_lock(&self.head).captures != captures {
+            return Ok(false);
         }
-        Ok(true)
-    }
-
-    fn repair(&self, checkpoint: Lsn, lba: u64, out: &mut [u8]) -> Result<(), Error> {
-        if from_log(&self.log, checkpoint, lba, out) {
-            tracing::warn!(lba, "a block of the image was repaired from the log");
-            return Ok(());
-        }
-        lock(&self.base).damaged = true;
-        Err(Error::ImageDamaged {
-            path: self.image.path().into(),
-            lba: seawall_wal::Lba(lba),
-        })
+        lock(&self.base).damaged |= filled.is_err();
+        filled.map(|()| true)
     }
 
     /// First byte range at or behind `offset` whose newest version may be data.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::Error;
-use crate::image::{Image, RUN_BYTES};
+use crate::image::{Image, RUN_BYTES, is_failed_read};
 use crate::sums::{Digest, SumCursor};
 use crate::to_usize;
 
@@ -58,16 +58,26 @@ impl<'a> Scrub<'a> {
         let range = start..((start / run + 1) * run).min(self.image.blocks());
         let mut bytes = vec![0; to_usize(range.end - range.start) << shift];
         let bad = self.image.read_unwatched(range.start, &mut bytes)?;
+        let sums = self.stored(range.clone(), &bad)?;
+        self.next = range.end;
+        Ok(Some(Scrubbed { range, bad, sums }))
+    }
+
+    /// The sums of a run that are not zero, but for those of bad blocks where some cannot be read.
+    fn stored(&mut self, range: Range<u64>, bad: &[u64]) -> Result<Vec<(u64, Digest)>, Error> {
         let mut stored = Vec::new();
-        self.cursor.visit(range.clone(), &mut |lba, sum| {
+        let visited = self.cursor.visit(range.clone(), &mut |lba, sum| {
             stored.push((lba, sum));
             Ok(())
-        })?;
-        self.next = range.end;
-        Ok(Some(Scrubbed {
-            range,
-            bad,
-            sums: stored,
-        }))
+        });
+        match visited {
+            Err(error) if is_failed_read(&error) => {}
+            other => return other.map(|()| stored),
+        }
+        stored.clear();
+        for lba in range.filter(|lba| !bad.contains(lba)) {
+            stored.push((lba, self.image.sums().read(lba, 1)?[0]));
+        }
+        Ok(stored)
     }
 }

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::index::Index;
 use crate::lock;
 use crate::open::Access;
+use crate::repair::Versions;
 use crate::scrub::{Scrub, Scrubbed};
 use crate::section::BaseFacts;
 use crate::sums::Digest;
@@ -29,6 +30,8 @@ pub struct DamageFound {
     pub offset: u64,
     /// Record hit, where known.
     pub lsn: Option<Lsn>,
+    /// Of a block of the image: LSNs among which the record is that wrote it.
+    pub lsns: Option<LsnRange>,
     /// Block hit and number of blocks, where known.
     pub blocks: Option<(u64, u64)>,
     /// What is wrong, for people.
@@ -123,6 +126,7 @@ impl Look<'_> {
                     file: loss.at.path.clone(),
                     offset: loss.at.offset,
                     lsn: loss.at.lsn.or(Some(loss.lsns.after.next())),
+                    lsns: None,
                     blocks: blocks.map(|(lba, count)| (lba.0, u64::from(*count))),
                     what: loss.at.what.to_string(),
                 });
@@ -139,6 +143,7 @@ impl Look<'_> {
                     Gap::Hole { lsn } | Gap::Corrupt { lsn } => Some(lsn),
                     Gap::Reclaimed { .. } | Gap::BeyondHead { .. } => None,
                 },
+                lsns: None,
                 blocks: None,
                 what: format!("the log cannot be proven: {gap:?}"),
             });
@@ -174,6 +179,7 @@ impl Look<'_> {
                 file: path,
                 offset: 0,
                 lsn: info.lsns.map(|(first, _)| first),
+                lsns: None,
                 blocks: None,
                 what: error.to_string(),
             }),
@@ -202,6 +208,7 @@ impl Look<'_> {
             file: self.volume.dir.join("wal").join(&info.name),
             offset: end,
             lsn: first_missing,
+            lsns: None,
             blocks: None,
             what: format!("frames end at {end} of {} bytes", info.bytes),
         }
@@ -259,12 +266,26 @@ impl Look<'_> {
 
     fn run(&mut self, found: &Scrubbed, excused: &Index) {
         self.report.blocks += found.range.end - found.range.start;
-        for lba in &found.bad {
-            // D24: the checkpoint that is under way writes both again.
-            if excused.piece(*lba, lba + 1).1.is_none() {
-                let what = "the block does not match its sum";
-                self.note(self.in_image(Some(*lba), what.into()));
-            }
+        // D24: the checkpoint that is under way writes both again.
+        let is_due = |lba: &u64| excused.piece(*lba, lba + 1).1.is_some();
+        let bad = found.bad.iter().copied().filter(|lba| !is_due(lba));
+        let bad: Vec<u64> = bad.collect();
+        if bad.is_empty() {
+            return;
+        }
+        let versions = Versions::find(&self.volume.log, self.volume.facts().checkpoint, &bad);
+        for lba in bad {
+            let lsns = versions.lsns(lba);
+            let record = versions.found.piece(lba, lba + 1).1;
+            let what = match record {
+                Some(_) => "the block does not match its sum; the log holds it",
+                None => "the block does not match its sum; the log does not hold it",
+            };
+            self.note(DamageFound {
+                lsn: record.map(|record| record.lsn),
+                lsns: Some(lsns),
+                ..self.in_image(Some(lba), what.into())
+            });
         }
     }
 
@@ -273,6 +294,7 @@ impl Look<'_> {
             file: self.volume.image.path().into(),
             offset: lba.unwrap_or(0) << self.volume.geometry.block_size.shift(),
             lsn: None,
+            lsns: None,
             blocks: lba.map(|lba| (lba, 1)),
             what,
         }
@@ -288,6 +310,7 @@ impl Look<'_> {
                 file: self.volume.dir.join("meta"),
                 offset: 0,
                 lsn: None,
+                lsns: None,
                 blocks: None,
                 what: format!("the chain of frontiers is broken: {found:?}"),
             });
@@ -300,6 +323,7 @@ fn found_in(corrupt: &Corrupt) -> DamageFound {
         file: corrupt.path.clone(),
         offset: corrupt.offset,
         lsn: corrupt.lsn,
+        lsns: None,
         blocks: None,
         what: corrupt.what.to_string(),
     }

@@ -102,6 +102,7 @@ fn found_missing(error: WalError, dir: &Path) -> Result<DamageFound, Error> {
                 file: path.clone(),
                 offset: offset.unwrap_or(0),
                 lsn: None,
+                lsns: None,
                 blocks: None,
                 what: source.to_string(),
             })
@@ -155,6 +156,7 @@ fn found(at: &Corrupt) -> DamageFound {
         file: at.path.clone(),
         offset: at.offset,
         lsn: at.lsn,
+        lsns: None,
         blocks: None,
         what: at.what.to_string(),
     }
@@ -177,8 +179,10 @@ fn found_loss(loss: &Loss) -> DamageFound {
 fn print(dir: &Path, findings: &Findings, out: &mut dyn Write) -> Result<(), Error> {
     for damage in &findings.damage {
         write!(out, "{} at offset {}", damage.file.display(), damage.offset)?;
-        if let Some(lsn) = damage.lsn {
-            write!(out, ", LSN {lsn}")?;
+        match (damage.lsn, damage.lsns) {
+            (Some(lsn), _) => write!(out, ", LSN {lsn}")?,
+            (None, Some(lsns)) => write!(out, ", LSNs {lsns}")?,
+            (None, None) => {}
         }
         if let Some((lba, blocks)) = damage.blocks {
             write!(out, ", block {lba} and {} more", blocks.saturating_sub(1))?;
@@ -240,6 +244,8 @@ fn damage_json(damage: &DamageFound) -> Value {
         "file": damage.file,
         "offset": damage.offset,
         "lsn": damage.lsn.map(seawall_wal::Lsn::get),
+        "after": damage.lsns.map(|lsns| lsns.after.get()),
+        "through": damage.lsns.map(|lsns| lsns.through.get()),
         "lba": damage.blocks.map(|(lba, _)| lba),
         "blocks": damage.blocks.map(|(_, count)| count),
         "what": damage.what,

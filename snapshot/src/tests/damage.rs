@@ -31,6 +31,12 @@ fn a_damaged_block_is_repaired_from_the_log_while_it_holds_the_version() {
     assert_eq!(found[0].file, Path::new(IMAGE));
     assert_eq!(found[0].offset, 3 * BLOCK as u64);
     assert_eq!(found[0].blocks, Some((3, 1)));
+    assert_eq!(found[0].lsn, Some(lsn(1)));
+    volume.advance_tail(lsn(1)).unwrap();
+    volume.write(0, &[1], Durability::Durable).unwrap();
+    let found = damage_of(&volume);
+    let range = seawall_wal::LsnRange::new(Lsn::ZERO, lsn(1));
+    assert_eq!((found[0].lsn, found[0].lsns), (None, Some(range)));
 }
 
 #[test]
@@ -91,6 +97,60 @@ fn a_block_and_its_sum_that_both_went_back_in_time_are_found_by_the_digest() {
     let found = damage_of(&volume);
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].file, Path::new(SUMS));
+}
+
+#[test]
+fn any_flipped_bit_of_image_or_sums_is_named_with_its_block() {
+    let sim = SimDisk::new(1);
+    let volume = captured(&sim);
+    for (path, block, bytes) in [(IMAGE, BLOCK as u64, BLOCK as u64), (SUMS, 16, 16)] {
+        for bit in (0..bytes * 8).step_by(if bytes == 16 { 1 } else { 61 }) {
+            for lba in [3, 4] {
+                let (at, mask) = (lba * block + bit / 8, 1 << (bit % 8));
+                sim.flip(path.as_ref(), at, mask).unwrap();
+                let found = damage_of(&volume);
+                let places: Vec<_> = found
+                    .iter()
+                    .map(|found| (found.blocks, found.lsn))
+                    .collect();
+                assert_eq!(places, [(Some((lba, 1)), Some(lsn(lba - 2)))], "bit {bit}");
+                assert_eq!(u64::from(get(&volume, lba)), lba * 10);
+                sim.flip(path.as_ref(), at, mask).unwrap();
+            }
+        }
+    }
+    assert_eq!(damage_of(&volume), []);
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_costs_its_block_and_no_other() {
+    for (path, sector, lost) in [(IMAGE, 4 * BLOCK as u64 + 512, 4..5), (SUMS, 0, 0..32)] {
+        let sim = SimDisk::new(1);
+        let volume = captured(&sim);
+        sim.set_unreadable(path.as_ref(), sector..sector + 512)
+            .unwrap();
+        // The log still has it.
+        assert_eq!((get(&volume, 3), get(&volume, 4)), (30, 40));
+        let named: Vec<_> = damage_of(&volume)
+            .iter()
+            .map(|found| found.blocks)
+            .collect();
+        assert!(named.contains(&Some((4, 1))), "{named:?}");
+        volume.advance_tail(lsn(2)).unwrap();
+        volume.write(0, &[1; BLOCK], Durability::Durable).unwrap();
+        assert!(matches!(
+            read(&volume, 4),
+            Err(Error::ImageDamaged { lba, .. }) if lba.0 == 4
+        ));
+        assert_eq!(read(&volume, 3).is_ok(), !lost.contains(&3));
+        assert_eq!(get(&volume, 40), 0);
+        let named: Vec<_> = damage_of(&volume)
+            .iter()
+            .map(|found| found.blocks)
+            .collect();
+        let all: Vec<_> = lost.map(|lba| Some((lba, 1))).collect();
+        assert_eq!(named, all);
+    }
 }
 
 /// Blocks 0..50 at LSN 1..50, closed cleanly, then one bit of the payload of record 40 flipped.

@@ -6,6 +6,7 @@ mod damage;
 mod install;
 mod opening;
 mod races;
+mod repair;
 mod states;
 mod threads;
 mod views;
