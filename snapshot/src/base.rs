@@ -15,7 +15,7 @@ use crate::preserve::ImageView;
 use crate::section::BaseFacts;
 use crate::sums::{Digest, block_sums};
 use crate::volume::Volume;
-use crate::{lock, read_lock, to_usize};
+use crate::{lock, to_usize};
 
 /// Reading one pinned state. The three views share it.
 pub trait View: Send + Sync + std::fmt::Debug {
@@ -278,7 +278,7 @@ fn check_reachable(volume: &Volume, facts: &BaseFacts, lsn: Lsn) -> Result<(), E
         return Err(Error::StateBeyondHead { lsn, head });
     }
     if lsn > volume.log.applied() {
-        let cause = read_lock(&volume.head).lost.cause().cloned();
+        let cause = volume.lost.cause().cloned();
         return Err(Error::Log(cause.unwrap_or(
             seawall_wal::Error::BeyondHead {
                 through: lsn,

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use seawall_wal::disk::Buffer;
 use seawall_wal::{Log, Lsn, LsnRange, Record};
@@ -17,14 +18,11 @@ use crate::index::{Content, Index, Version};
 use crate::section::{BaseFacts, Intent};
 use crate::sums::{Digest, SumCursor, SumWriter, block_sums};
 use crate::volume::Volume;
-use crate::{lock, to_usize, write_lock};
+use crate::{lock, to_usize};
 
 /// Records kept at hand while their blocks are written: a large record that later ones cut to
 /// pieces is read once (F12).
 const RECORDS_CACHED: usize = 8;
-
-/// Ranges forgotten per hold of the index lock, so that writers get their turn.
-const FORGET_BATCH: usize = 1024;
 
 /// Captures the base through `target`. The caller holds the capture lock.
 pub(crate) fn run(volume: &Volume, target: Lsn) -> Result<Lsn, Error> {
@@ -100,7 +98,9 @@ fn store(volume: &Volume, facts: BaseFacts) -> Result<(), Error> {
 fn complete(volume: &Volume, intent: Intent, touched: &Index) -> Result<(), Error> {
     volume.image_usable()?;
     // From here on a block that fails its sum may be one that we are writing: readers look again.
-    write_lock(&volume.head).captures += 1;
+    // S5: none of its records is without its place then, so that readers know what is written.
+    volume.newest.settle();
+    volume.captures.fetch_add(1, Ordering::SeqCst);
     let digest = Writer::of(volume).write_all(touched, intent.rest)?;
     if let Err(error) = volume.image.sync() {
         // D21: what the image holds is unknown until a reopen finishes the intent.
@@ -115,19 +115,8 @@ fn complete(volume: &Volume, intent: Intent, touched: &Index) -> Result<(), Erro
     };
     store(volume, facts)?;
     volume.log.set_checkpoint(intent.target);
-    forget(volume, touched, intent.target);
+    volume.newest.forget(intent.target);
     Ok(())
-}
-
-/// Points readers at the image for everything it now holds.
-fn forget(volume: &Volume, touched: &Index, target: Lsn) {
-    let ranges: Vec<_> = touched.iter().map(|(range, _)| range).collect();
-    for batch in ranges.chunks(FORGET_BATCH) {
-        let mut head = write_lock(&volume.head);
-        for range in batch {
-            head.index.forget(range.clone(), target);
-        }
-    }
 }
 
 /// Writes blocks and sums in LBA order, neighbours in one call.

@@ -173,7 +173,7 @@ pub(crate) fn step(volume: &Volume) -> Result<bool, Error> {
     let Some(soft) = volume.edge.background.retained_bytes_soft else {
         return Ok(false);
     };
-    volume.commit_if_alone()?;
+    volume.commit_durable_if_alone()?;
     if volume.log.retained_bytes() <= soft {
         return Ok(false);
     }

@@ -15,6 +15,19 @@ pub(crate) struct Version {
 }
 
 impl Version {
+    /// What a record says about its blocks.
+    pub(crate) fn of(place: &RecordPlace) -> Version {
+        let content = match (place.kind, place.no_hole) {
+            (RecordKind::Write, _) => Content::Payload { first: place.lba.0 },
+            (RecordKind::WriteZeroes, true) => Content::Zeros,
+            (RecordKind::WriteZeroes, false) | (RecordKind::Trim, _) => Content::Hole,
+        };
+        Version {
+            lsn: place.lsn,
+            content,
+        }
+    }
+
     /// Reads blocks from `lba` on, all of which have this version.
     pub(crate) fn read(&self, log: &Log, lba: u64, out: &mut [u8]) -> Result<(), Error> {
         match self.content {
@@ -64,21 +77,12 @@ impl Index {
 
     /// As [`Index::note`], for some of the blocks of the record.
     pub(crate) fn note_part(&mut self, place: &RecordPlace, blocks: std::ops::Range<u64>) {
-        let content = match (place.kind, place.no_hole) {
-            (RecordKind::Write, _) => Content::Payload { first: place.lba.0 },
-            (RecordKind::WriteZeroes, true) => Content::Zeros,
-            (RecordKind::WriteZeroes, false) | (RecordKind::Trim, _) => Content::Hole,
-        };
-        let version = Version {
-            lsn: place.lsn,
-            content,
-        };
-        self.insert(blocks, version);
+        self.insert(blocks, Version::of(place));
     }
 
-    /// Forgets `range` where its newest version is at or below `through`: the image has it.
-    pub(crate) fn forget(&mut self, range: std::ops::Range<u64>, through: Lsn) {
-        self.remove_if(range, |version| version.lsn <= through);
+    /// Gives `range` the version where it has none of a higher LSN.
+    pub(crate) fn note_newer(&mut self, range: std::ops::Range<u64>, version: Version) {
+        self.insert_where(range, version, |old| old.lsn < version.lsn);
     }
 }
 
@@ -133,17 +137,21 @@ mod tests {
     }
 
     #[test]
-    fn forgetting_keeps_versions_above_the_checkpoint() {
+    fn a_version_that_comes_late_fills_only_what_is_older() {
         let mut index = Index::of(&[
-            place(1, RecordKind::Write, 0, 4),
-            place(2, RecordKind::Write, 1, 1),
+            place(1, RecordKind::Write, 0, 2),
+            place(3, RecordKind::Write, 4, 2),
         ]);
-        index.forget(0..4, Lsn::new(1));
+        let late = Version::of(&place(2, RecordKind::Trim, 1, 8));
+        index.note_newer(1..9, late);
         let kept: Vec<_> = index
             .iter()
             .map(|(range, v)| (range, v.lsn.get()))
             .collect();
-        assert_eq!(kept, [(1..2, 2)]);
+        assert_eq!(
+            kept,
+            [(0..1, 1), (1..2, 2), (2..4, 2), (4..6, 3), (6..9, 2)]
+        );
     }
 
     #[test]

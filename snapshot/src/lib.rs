@@ -33,8 +33,10 @@
 //!   above its target, the target, and the digest of everything it does not touch (D9).
 //! - S4 The log is reclaimed only up to the checkpoint that meta durably holds, so every record of
 //!   an open intent is there, and finishing it writes the same bytes whatever a crash left (D20).
-//! - S5 The index follows LSN order: a record gets its LSN and its place in the index under one
-//!   lock. An entry leaves the index only after the image that replaces it is durable.
+//! - S5 The index follows LSN order: an entry gives way only to a record of a higher LSN, and an
+//!   append is not over before its record has its place. A checkpoint begins to write once every
+//!   record through its target has its place, and an entry leaves the index only after the image
+//!   that replaces it is durable.
 //! - S6 A view never changes: what a checkpoint overwrites is kept before it is overwritten, under
 //!   the lock that readers of the view hold while they look at the image. A view that cannot be
 //!   kept is broken and says so; it stops no checkpoint (D10).
@@ -98,6 +100,7 @@ mod image;
 mod index;
 mod install;
 mod lost;
+mod newest;
 mod open;
 mod preserve;
 mod rangemap;

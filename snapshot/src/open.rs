@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 
 use seawall_wal::disk::{Disk, File, OpenMode, list, make_dir, remove, sync_dir};
 use seawall_wal::{
@@ -13,10 +13,10 @@ use seawall_wal::{
 use crate::edge::{Background, Edge};
 use crate::error::Error;
 use crate::image::{BASE_DIR, Image, base_dir, sweep};
-use crate::index::Index;
 use crate::lost::Lost;
+use crate::newest::Newest;
 use crate::section::BaseFacts;
-use crate::volume::{Base, Head, Volume};
+use crate::volume::{Base, Volume};
 use crate::{checkpoint, lock};
 
 /// Shape and identity of a new volume.
@@ -386,7 +386,7 @@ pub(crate) fn open_locked(
         image = image.watched(dir, facts);
     }
     let (log, report) = Log::open(disk, dir, &meta, clock, log_mode, facts.checkpoint)?;
-    let index = Index::of(&log.places(LsnRange::new(facts.checkpoint, log.applied()))?);
+    let newest = Newest::of(&log.places(LsnRange::new(facts.checkpoint, log.applied()))?);
     let lost = Lost::of(&report, &log);
     let volume = Arc::new(Volume {
         disk: Arc::clone(disk),
@@ -397,12 +397,9 @@ pub(crate) fn open_locked(
         log,
         image: Arc::new(image),
         replay: report.clone(),
-        head: RwLock::new(Head {
-            index,
-            captures: 0,
-            lost,
-        }),
-        partial: RwLock::default(),
+        newest,
+        captures: AtomicU64::new(0),
+        lost,
         base: Mutex::new(Base {
             facts,
             failed: None,
@@ -413,6 +410,7 @@ pub(crate) fn open_locked(
         views_made: AtomicU64::new(0),
         lock_file: Mutex::new(held.lock_file),
         alone: AtomicBool::new(false),
+        followed: AtomicU64::new(0),
         closed: AtomicBool::new(false),
         edge: Edge::new(held.background),
     });

@@ -38,25 +38,35 @@ impl<V: Copy> RangeMap<V> {
         self.spans.insert(range.start, span);
     }
 
-    /// Takes `range` out; what sticks out on either side stays.
-    pub(crate) fn remove(&mut self, range: Range<u64>) {
-        self.remove_if(range, |_| true);
+    /// Gives those parts of `range` the value that have none, or one that `gives_way`.
+    pub(crate) fn insert_where(
+        &mut self,
+        range: Range<u64>,
+        value: V,
+        gives_way: impl Fn(V) -> bool,
+    ) {
+        let free = |old: Option<V>| old.is_none_or(&gives_way);
+        if self.pieces(range.clone()).all(|(_, old)| free(old)) {
+            return self.insert(range, value);
+        }
+        let parts: Vec<_> = self.pieces(range).filter(|(_, old)| free(*old)).collect();
+        for (part, _) in parts {
+            self.insert(part, value);
+        }
     }
 
-    /// Takes those parts of `range` out whose value `gone` accepts.
-    pub(crate) fn remove_if(&mut self, range: Range<u64>, gone: impl Fn(V) -> bool) {
-        let mut at = range.start;
-        while at < range.end {
-            let Some((start, span)) = self.first_from(at) else {
-                return;
-            };
+    /// Keeps only what `keep` accepts.
+    pub(crate) fn retain(&mut self, keep: impl Fn(V) -> bool) {
+        self.spans.retain(|_, span| keep(span.value));
+    }
+
+    /// Takes `range` out; what sticks out on either side stays.
+    pub(crate) fn remove(&mut self, range: Range<u64>) {
+        while let Some((start, span)) = self.first_from(range.start) {
             if start >= range.end {
                 return;
             }
-            at = span.end;
-            if gone(span.value) {
-                self.cut(start, span, &range);
-            }
+            self.cut(start, span, &range);
         }
     }
 
@@ -78,6 +88,11 @@ impl<V: Copy> RangeMap<V> {
             .filter(|(_, span)| span.end > at)
             .or_else(|| self.spans.range(at..).next())
             .map(|(start, span)| (*start, *span))
+    }
+
+    /// Where the first span begins that ends behind `at`.
+    pub(crate) fn next_from(&self, at: u64) -> Option<u64> {
+        self.first_from(at).map(|(start, _)| start)
     }
 
     /// The piece of `[at, end)` that begins at `at`: where it ends, and its value if it has one.
@@ -140,21 +155,34 @@ mod tests {
     proptest! {
         #[test]
         fn a_range_map_equals_an_array_of_blocks(
-            steps in proptest::collection::vec((0u64..64, 0u64..32, 0u32..6), 1..60)
+            steps in proptest::collection::vec((0u64..64, 0u64..32, 0u32..8), 1..60)
         ) {
             let mut map = RangeMap::default();
             let mut naive: [Option<u32>; 96] = [None; 96];
             for (start, length, value) in steps {
                 let range = start..start + length;
                 let blocks = usize::try_from(start).unwrap()..usize::try_from(range.end).unwrap();
-                if value == 0 {
-                    map.remove_if(range, |value| value % 2 == 1);
-                    for block in &mut naive[blocks] {
-                        *block = block.filter(|value| value % 2 == 0);
+                match value {
+                    0 => {
+                        map.remove(range);
+                        naive[blocks].fill(None);
                     }
-                } else {
-                    map.insert(range, value);
-                    naive[blocks].fill(Some(value));
+                    1 => {
+                        map.retain(|value| value % 2 == 0);
+                        for block in &mut naive {
+                            *block = block.filter(|value| value % 2 == 0);
+                        }
+                    }
+                    2 | 3 => {
+                        map.insert_where(range, value, |old| old < value);
+                        for block in &mut naive[blocks] {
+                            *block = block.filter(|old| *old >= value).or(Some(value));
+                        }
+                    }
+                    _ => {
+                        map.insert(range, value);
+                        naive[blocks].fill(Some(value));
+                    }
                 }
             }
             let mut seen = Vec::new();

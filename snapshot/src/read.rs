@@ -2,21 +2,23 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::Error;
 use crate::image::RUN_BYTES;
-use crate::index::{Content, Version};
+use crate::index::Content;
+use crate::newest::Piece;
 use crate::repair;
 use crate::volume::Volume;
 use crate::write::whole_blocks;
-use crate::{lock, read_lock, to_usize};
+use crate::{lock, to_usize};
 
 /// Lookups after which a read gives up: each retry means that the volume moved on meanwhile.
 const ATTEMPTS_MAX: u32 = 1000;
 
 /// What one lookup saw.
 struct Lookup {
-    pieces: Vec<(Range<u64>, Option<Version>)>,
+    pieces: Vec<Piece>,
     captures: u64,
 }
 
@@ -64,11 +66,12 @@ impl Volume {
     }
 
     fn lookup(&self, range: &Range<u64>) -> Result<Lookup, Error> {
-        let head = read_lock(&self.head);
-        head.lost.check(range)?;
+        self.lost.check(range)?;
+        // Before the index is looked at: a checkpoint that begins later counts as one meanwhile.
+        let captures = self.captures.load(Ordering::SeqCst);
         Ok(Lookup {
-            pieces: head.index.pieces(range.clone()).collect(),
-            captures: head.captures,
+            pieces: self.newest.pieces(range),
+            captures,
         })
     }
 
@@ -99,12 +102,12 @@ impl Volume {
         if bad.is_empty() {
             return Ok(true);
         }
-        if read_lock(&self.head).captures != captures {
+        if self.captures.load(Ordering::SeqCst) != captures {
             return Ok(false);
         }
         let checkpoint = self.facts().checkpoint;
         let filled = repair::fill(&self.image, &self.log, checkpoint, (lba, out), &bad);
-        if filled.is_err() && read_lock(&self.head).captures != captures {
+        if filled.is_err() && self.captures.load(Ordering::SeqCst) != captures {
             return Ok(false);
         }
         lock(&self.base).damaged |= filled.is_err();
@@ -117,27 +120,25 @@ impl Volume {
         let mut lba = offset / size;
         let end = self.geometry.blocks;
         while lba < end {
-            let head = read_lock(&self.head);
-            let (lost_end, lost) = head.lost.piece(lba, end);
+            let (lost_end, lost) = self.lost.piece(lba, end);
             if lost {
                 // A client that skips holes must not take a lost block for one (D14).
                 return Ok(Some(((lba * size).max(offset), lost_end * size)));
             }
-            let (piece_end, version) = head.index.piece(lba, lost_end);
-            drop(head);
+            let (piece, version) = self.newest.piece(lba, lost_end);
             let data = match version.map(|version| version.content) {
-                Some(Content::Payload { .. }) => Some(lba..piece_end),
+                Some(Content::Payload { .. }) => Some(piece.clone()),
                 Some(Content::Zeros | Content::Hole) => None,
                 None => {
                     let data = self.image.next_data(lba)?;
-                    data.filter(|data| data.start < piece_end)
-                        .map(|data| data.start..data.end.min(piece_end))
+                    data.filter(|data| data.start < piece.end)
+                        .map(|data| data.start..data.end.min(piece.end))
                 }
             };
             if let Some(data) = data {
                 return Ok(Some(((data.start * size).max(offset), data.end * size)));
             }
-            lba = piece_end;
+            lba = piece.end;
         }
         Ok(None)
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use seawall_wal::disk::{Disk, File};
 use seawall_wal::{
@@ -13,14 +13,15 @@ use crate::base::{BasePin, SnapshotPin, StateView};
 use crate::edge::Edge;
 use crate::error::Error;
 use crate::image::Image;
-use crate::index::{Index, place_of};
+use crate::index::place_of;
 use crate::lost::Lost;
+use crate::newest::Newest;
 use crate::open::Access;
 use crate::preserve::ImageView;
 use crate::section::BaseFacts;
 use crate::sums::Digest;
 use crate::verify::{Progress, VerifyReport};
-use crate::{checkpoint, lock, to_usize, verify, write_lock};
+use crate::{checkpoint, lock, to_usize, verify};
 
 /// When a write may be acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub enum Durability {
 
 /// A block volume. Share it behind an [`Arc`]; every call takes `&self` and many may run at once.
 ///
-/// Locks are taken in this order: `capture`, `partial`, `head`, `base`, `views`.
+/// Locks are taken in this order: `capture`, gates and indexes of `newest`, `base`, `views`.
 #[derive(Debug)]
 pub struct Volume {
     pub(crate) disk: Arc<dyn Disk>,
@@ -45,10 +46,12 @@ pub struct Volume {
     pub(crate) image: Arc<Image>,
     /// What the open found.
     pub(crate) replay: ReplayReport,
-    /// What readers look at. Held alone across an append, which does no I/O.
-    pub(crate) head: RwLock<Head>,
-    /// Held alone while a part of a block is completed from its newest version.
-    pub(crate) partial: RwLock<()>,
+    /// Which record holds the newest version of a block above the checkpoint.
+    pub(crate) newest: Newest,
+    /// Checkpoints that began to write the image.
+    pub(crate) captures: AtomicU64,
+    /// Blocks whose newest record is damaged.
+    pub(crate) lost: Lost,
     /// What is known about the image.
     pub(crate) base: Mutex<Base>,
     /// One checkpoint, truncation, reclaim or pin at a time.
@@ -57,18 +60,12 @@ pub struct Volume {
     pub(crate) views: Mutex<Vec<Weak<ImageView>>>,
     pub(crate) views_made: AtomicU64,
     pub(crate) lock_file: Mutex<Option<File>>,
+    /// Committed follows durable by itself.
     pub(crate) alone: AtomicBool,
+    /// Committed as far as it followed by itself.
+    pub(crate) followed: AtomicU64,
     pub(crate) closed: AtomicBool,
     pub(crate) edge: Edge,
-}
-
-/// The newest version of every block above the checkpoint.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) index: Index,
-    /// Checkpoints that began to write the image.
-    pub(crate) captures: u64,
-    pub(crate) lost: Lost,
 }
 
 /// The facts in meta and what this process knows beyond them.
@@ -192,7 +189,7 @@ impl Volume {
     pub fn flush(&self) -> Result<Lsn, Error> {
         self.check_open()?;
         let durable = self.log.sync()?;
-        self.commit_if_alone()?;
+        self.commit_durable_if_alone()?;
         Ok(durable)
     }
 
@@ -203,7 +200,7 @@ impl Volume {
     /// [`Error::Log`].
     pub fn commit_best_effort(&self) -> Result<Lsn, Error> {
         self.alone.store(true, Ordering::Release);
-        self.commit_if_alone()?;
+        self.commit_durable_if_alone()?;
         Ok(self.log.frontiers().committed)
     }
 
@@ -212,13 +209,24 @@ impl Volume {
         self.alone.store(false, Ordering::Release);
     }
 
-    pub(crate) fn commit_if_alone(&self) -> Result<(), Error> {
-        if self.alone.load(Ordering::Acquire) {
-            // D14: above damage the durable frontier is a fact, but not one to build on.
-            let ours = self.log.frontiers().durable.min(self.log.applied());
-            self.log.commit(ours)?;
+    /// Lets committed follow the durable frontier, which was at `durable`; `needed` is an LSN at or
+    /// below it that has to be committed when this returns.
+    pub(crate) fn commit_if_alone(&self, durable: Lsn, needed: Lsn) -> Result<(), Error> {
+        if !self.alone.load(Ordering::Acquire)
+            || self.followed.load(Ordering::Acquire) >= needed.get()
+        {
+            return Ok(());
         }
+        self.log.commit(durable)?;
+        self.followed.fetch_max(durable.get(), Ordering::Release);
         Ok(())
+    }
+
+    /// As [`Volume::commit_if_alone`], for everything durable.
+    pub(crate) fn commit_durable_if_alone(&self) -> Result<(), Error> {
+        // D14: above damage the durable frontier is a fact, but not one to build on.
+        let ours = self.log.frontiers().durable.min(self.log.applied());
+        self.commit_if_alone(ours, ours)
     }
 
     /// Replica: appends received records unchanged and makes them visible to reads.
@@ -231,13 +239,13 @@ impl Volume {
         let bytes = records.iter().map(Record::bytes).sum::<usize>();
         self.log.admit(bytes as u64)?;
         let result = {
-            let mut head = write_lock(&self.head);
+            let _alone = self.newest.all_alone();
             let before = self.log.frontiers().head;
             let result = self.log.append_received(records);
             // S5: where one record is refused, those before it are in the log all the same.
             let taken = LsnRange::new(before, self.log.frontiers().head);
             for place in places.iter().take(to_usize(taken.len())) {
-                head.index.note(place);
+                self.newest.note(place);
             }
             result
         };
@@ -310,11 +318,12 @@ impl Volume {
                 bound: intent.target,
             }));
         }
-        let mut head = write_lock(&self.head);
-        self.log.truncate(after)?;
-        let range = LsnRange::new(facts.checkpoint, self.log.applied());
-        head.index = Index::of(&self.log.places(range)?);
-        Ok(())
+        let _alone = self.newest.all_alone();
+        self.newest.replace(|| {
+            self.log.truncate(after)?;
+            let range = LsnRange::new(facts.checkpoint, self.log.applied());
+            Ok(self.log.places(range)?)
+        })
     }
 
     /// The exact state at `lsn`, for every LSN in [base, head], as a reader that stays valid while
@@ -418,7 +427,7 @@ impl Volume {
         if self.access != Access::ReadOnly && self.log.check_writable().is_ok() {
             self.log.sync()?;
             // Committed in meta is a lower bound (D1); a clean close is the time to raise it.
-            self.commit_if_alone()?;
+            self.commit_durable_if_alone()?;
         }
         Ok(self.log.close()?)
     }

@@ -6,8 +6,8 @@ use seawall_wal::disk::Buffer;
 use seawall_wal::{Change, Lba, Lsn, RecordHeader, RecordPlace, Ticket};
 
 use crate::error::Error;
+use crate::to_usize;
 use crate::volume::{Durability, Volume};
-use crate::{read_lock, to_usize, write_lock};
 
 /// Zeros of any alignment up to here are one write, so that they are atomic; longer ones keep their
 /// middle free of payload.
@@ -64,10 +64,10 @@ impl Volume {
         self.log.admit(blocks * size)?;
         if offset.is_multiple_of(size) && end.is_multiple_of(size) {
             let change = Change::write(Lba(lba), block_size, Buffer::copy_of(bytes));
-            let _shared = read_lock(&self.partial);
+            let _shared = self.newest.share(&(lba..lba + blocks));
             return self.append(change);
         }
-        let _alone = write_lock(&self.partial);
+        let _alone = self.newest.alone(&(lba..lba + blocks));
         let mut payload = Buffer::zeroed(to_usize(blocks * size));
         let last = payload.len() - block_size.bytes_usize();
         self.read_newest(lba, &mut payload[..block_size.bytes_usize()])?;
@@ -122,15 +122,15 @@ impl Volume {
         while lba < end {
             let blocks = u32::try_from(end - lba).unwrap_or(u32::MAX);
             self.log.admit(0)?;
-            let _shared = read_lock(&self.partial);
+            let _shared = self.newest.share(&(lba..lba + u64::from(blocks)));
             last = Some(self.append(change(Lba(lba), blocks))?);
             lba += u64::from(blocks);
         }
         Ok(last)
     }
 
-    /// Assigns the LSN and makes the record visible in one step, so that the index follows LSN
-    /// order (F6, P10).
+    /// Assigns the LSN and gives the record its place. The caller holds the gate of its blocks, so
+    /// that nobody who has to see it looks in between (F6, P10).
     fn append(&self, change: Change) -> Result<Ticket, Error> {
         let bytes = change.payload.len();
         let mut place = RecordPlace {
@@ -140,13 +140,9 @@ impl Volume {
             lba: change.lba,
             blocks: change.blocks,
         };
-        let ticket = {
-            let mut head = write_lock(&self.head);
-            let ticket = self.log.append(vec![change])?;
-            place.lsn = ticket.range().through;
-            head.index.note(&place);
-            ticket
-        };
+        let ticket = self.log.append(vec![change])?;
+        place.lsn = ticket.range().through;
+        self.newest.note(&place);
         self.edge.appended(bytes + RecordHeader::BYTES);
         Ok(ticket)
     }
@@ -162,11 +158,11 @@ impl Volume {
             None => self.log.frontiers().head,
         };
         if durability == Durability::Durable {
-            match last {
+            let durable = match last {
                 Some(ticket) => ticket.wait()?,
                 None => self.log.sync()?,
             };
-            self.commit_if_alone()?;
+            self.commit_if_alone(durable, lsn)?;
         }
         Ok(lsn)
     }
