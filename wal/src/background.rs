@@ -131,7 +131,8 @@ impl Log {
         go_on: impl Fn() -> bool,
     ) -> Result<Option<Scanned>, Error> {
         let identity = self.identity(file.generation);
-        let mut scanner = Scanner::new(&file.file, identity)?.in_small_reads();
+        let handle = file.reader()?;
+        let mut scanner = Scanner::new(&handle, identity)?.in_small_reads();
         let mut scanned: Option<Scanned> = None;
         let mut link: Option<Link> = None;
         let mut at = FIRST_FRAME_AT;

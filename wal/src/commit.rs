@@ -351,9 +351,9 @@ impl Log {
             if !state.begin_sync() {
                 return Ok(());
             }
-            Arc::clone(&state.active().file)
+            state.active().file.writer()
         };
-        let synced = file.file.sync();
+        let synced = file.sync();
         let mut state = self.state();
         match &synced {
             Ok(()) => state.end_sync(),
@@ -376,7 +376,7 @@ impl State {
 
 pub(crate) fn write_of(frame: Frame, durable: bool) -> Operation {
     Operation::Write {
-        file: frame.file.file.id(),
+        file: frame.file.writer().id(),
         offset: frame.offset,
         buffers: frame.buffers,
         durable,

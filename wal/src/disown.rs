@@ -119,7 +119,7 @@ fn writer_at(segments: &[Segment], lsn: Lsn) -> Option<Writer> {
 }
 
 fn read_writer(segment: &Segment, entry: Entry) -> Option<Writer> {
-    let file = &segment.file.file;
+    let file = segment.file.reader().ok()?;
     let header = file.read_exact(entry.header_at.into(), RecordHeader::BYTES);
     let header = RecordHeader::decode(&header.ok()?).ok()?;
     let payload = match header.payload_bytes() {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::disk::sim::SimDisk;
 use crate::disk::{self, Buffer, Disk, File, OpenMode};
 use crate::frame::{self, FrameHeader};
+use crate::handles::Handles;
 use crate::log::DIR_NAME;
 use crate::segment::{SegmentFile, file_name};
 use crate::{
@@ -224,9 +225,9 @@ pub fn index(data: &[u8]) {
     let path = segment_path(0);
     put(&disk, &path, &[0; 4096]);
     put(&disk, &crate::index::path_of(&path), &bytes);
-    let file = File::open(&disk, &path, OpenMode::Read).expect("just written");
-    let segment = SegmentFile::new(0, 1, Arc::new(file));
-    let Some((_, index)) = crate::index::open(&disk, &segment, LOG) else {
+    let dir = path.parent().expect("a segment lies in a directory");
+    let segment = SegmentFile::at_rest(&Handles::new(&disk), dir, 0, 1);
+    let Some((_, index)) = crate::index::open(&segment, LOG) else {
         return;
     };
     let lsns = index.lsns();

@@ -2,13 +2,14 @@
 //! header is proven when the log is opened, its pages of entries each time they are read.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::disk::{self, Buffer, Disk, File, OpenMode};
 use crate::frame::FrameKind;
+use crate::handles::{Handles, Key};
 use crate::segment::{FIRST_FRAME_AT, FoundFrame, SegmentFile};
 use crate::{Damage, Error, Lba, LogId, Lsn, LsnRange, RecordKind};
 
@@ -187,25 +188,20 @@ pub(crate) fn write(
     disk::sync_dir(disk.as_ref(), dir)?;
     let count = scanned.entries.len() as u64;
     let lsns = run_of(scanned.summary.through, count).expect("an LSN is at least 1");
-    Ok(SealedIndex::new(disk, path, segment.generation, lsns))
+    Ok(SealedIndex::new(segment, lsns))
 }
 
 /// The header of the sealed index of a segment, and the way to its entries. `None` when it is
 /// missing, damaged or of another life: then the segment itself is read. Costs the same for every
 /// index: the entries are proven when they are read.
-pub(crate) fn open(
-    disk: &Arc<dyn Disk>,
-    segment: &SegmentFile,
-    log: LogId,
-) -> Option<(Summary, SealedIndex)> {
+pub(crate) fn open(segment: &SegmentFile, log: LogId) -> Option<(Summary, SealedIndex)> {
     let path = path_of(segment.path());
-    let file = File::open(disk, &path, OpenMode::Read).ok()?;
+    let file = File::open(segment.handles().disk(), &path, OpenMode::Read).ok()?;
     let header = file.read_exact(0, page::BYTES).ok()?;
     let (summary, count) = decode(&header, log, segment.generation).ok()?;
     let lsns = run_of(summary.through, count)?;
     (file.length().ok()? == file_bytes(count)).then_some(())?;
-    let index = SealedIndex::new(disk, path, segment.generation, lsns);
-    Some((summary, index))
+    Some((summary, SealedIndex::new(segment, lsns)))
 }
 
 /// The LSNs of `count` records through `through`; the records that a segment keeps are dense.
@@ -223,22 +219,19 @@ fn file_bytes(count: u64) -> u64 {
 /// a slot that is held is not reused.
 #[derive(Debug)]
 pub(crate) struct SealedIndex {
-    disk: Arc<dyn Disk>,
+    handles: Arc<Handles>,
     path: PathBuf,
     generation: u64,
     lsns: LsnRange,
-    /// Opened when the first entry is looked for.
-    file: OnceLock<Option<File>>,
 }
 
 impl SealedIndex {
-    fn new(disk: &Arc<dyn Disk>, path: PathBuf, generation: u64, lsns: LsnRange) -> SealedIndex {
+    fn new(segment: &SegmentFile, lsns: LsnRange) -> SealedIndex {
         SealedIndex {
-            disk: Arc::clone(disk),
-            path,
-            generation,
+            handles: Arc::clone(segment.handles()),
+            path: path_of(segment.path()),
+            generation: segment.generation,
             lsns,
-            file: OnceLock::new(),
         }
     }
 
@@ -263,12 +256,10 @@ impl SealedIndex {
         let place = |lsn: Lsn| usize::try_from(lsn.get() - self.lsns.after.get()).ok();
         let (from, to) = (place(range.after)?, place(range.through)?);
         let (first, behind) = (from / PAGE_ENTRIES, to.div_ceil(PAGE_ENTRIES));
-        let file = self
-            .file
-            .get_or_init(|| File::open(&self.disk, &self.path, OpenMode::Read).ok());
+        let file = (self.handles).reader(Key::Index(self.generation), &self.path);
         let at = (1 + first) as u64 * page::BYTES as u64;
         let pages = file
-            .as_ref()?
+            .ok()?
             .read_exact(at, (behind - first) * page::BYTES)
             .ok()?;
         let mut entries = Vec::with_capacity(to - from);

@@ -61,8 +61,9 @@
 //!
 //! # Memory
 //!
-//! A sealed segment takes some hundred bytes of memory and up to two file handles, however many
-//! records it holds: its entries stay in its index on disk. A segment without a usable index keeps
+//! A sealed segment takes some hundred bytes of memory, however many records it holds: its entries
+//! stay in its index on disk. Open are the segments that take frames or are prepared to, two
+//! descriptors each, and 32 files that were lately read, however long the log is. A segment without a usable index keeps
 //! 32 bytes a record until the background has written one, and so does the active segment: 512 KiB
 //! for 64 MiB of 4 KiB records, 4 MiB for 64 MiB of 512-byte ones, 64 MiB for 1 GiB of those; a log
 //! of trims alone takes half of its size. While an index is written, its entries are there twice.
@@ -147,6 +148,7 @@ mod flight_tests;
 pub mod format {}
 #[cfg(test)]
 mod fault_tests;
+mod files;
 mod flight;
 #[cfg(test)]
 mod flip_tests;
@@ -156,6 +158,7 @@ mod frame;
 #[cfg(all(feature = "sim", any(test, fuzzing)))]
 #[cfg_attr(fuzzing, doc(hidden))]
 pub mod fuzzing;
+mod handles;
 mod heal;
 #[cfg(test)]
 mod heal_tests;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::flight::Released;
+use crate::handles::Handles;
 use crate::meta::Meta;
 use crate::opening::Opening;
 use crate::replay::Verdict;
@@ -36,6 +37,7 @@ pub enum LogMode {
 pub struct Log {
     pub(crate) meta: Arc<Meta>,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) handles: Arc<Handles>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dir: PathBuf,
     pub(crate) ids: Ids,
@@ -80,10 +82,10 @@ impl Log {
     ) -> Result<(Arc<Log>, ReplayReport), Error> {
         let writable = mode == LogMode::Writable;
         let (volume, dir) = (dir, dir.join(DIR_NAME));
-        let contents = meta.get();
+        let (contents, handles) = (meta.get(), Handles::new(disk));
         let opening = match mode {
-            LogMode::Writable => Opening::look(disk, &dir, contents, checkpoint, true),
-            LogMode::ReadOnly => Opening::inspect(disk, volume, &dir, contents, checkpoint),
+            LogMode::Writable => Opening::look(&handles, &dir, contents, checkpoint, true),
+            LogMode::ReadOnly => Opening::inspect(&handles, volume, &dir, contents, checkpoint),
         };
         let Opening {
             contents,
@@ -113,6 +115,7 @@ impl Log {
         let log = Arc::new(Log {
             meta: Arc::clone(meta),
             disk: Arc::clone(disk),
+            handles,
             clock: Arc::clone(clock),
             dir,
             ids,
@@ -151,6 +154,8 @@ impl Log {
             self.state().push_active(first);
             return Ok(());
         }
+        let active = Arc::clone(&self.state().active().file);
+        active.hold()?;
         if let Some(wipe_to) = wipe_to {
             self.wipe_behind_cut(wipe_to)?;
         }

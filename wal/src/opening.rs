@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::Disk;
+use crate::handles::Handles;
 use crate::meta::{Meta, MetaContents};
 use crate::replay::{Verdict, verdict};
 use crate::report::{ReplayReport, ScanEnd};
@@ -27,7 +27,7 @@ pub(crate) struct Opening {
 impl Opening {
     /// Walks the log and applies the verdict in memory.
     pub(crate) fn look(
-        disk: &Arc<dyn Disk>,
+        handles: &Arc<Handles>,
         dir: &Path,
         contents: MetaContents,
         checkpoint: Lsn,
@@ -39,7 +39,8 @@ impl Opening {
             return Err(chain(action, tail, "checkpoint", checkpoint));
         }
         let place = Place {
-            disk,
+            disk: handles.disk(),
+            handles,
             dir,
             meta: &contents,
             checkpoint,
@@ -77,7 +78,7 @@ impl Opening {
     /// behind the walk, still says what it said: frames and segments may have changed between two
     /// reads, and a frontier may be newer than the place that it covers was when it was read.
     pub(crate) fn inspect(
-        disk: &Arc<dyn Disk>,
+        handles: &Arc<Handles>,
         volume: &Path,
         dir: &Path,
         contents: MetaContents,
@@ -86,13 +87,13 @@ impl Opening {
         let mut contents = contents;
         let mut before: Option<Option<ScanEnd>> = None;
         for _ in 1..LOOKS_MAX {
-            let found = Opening::look(disk, dir, contents.clone(), checkpoint, false);
+            let found = Opening::look(handles, dir, contents.clone(), checkpoint, false);
             if let Ok(opening) = &found
                 && opening.verdict != Verdict::Damaged
             {
                 return found;
             }
-            let now = Meta::open(disk, volume, false)?.get();
+            let now = Meta::open(handles.disk(), volume, false)?.get();
             let end = found
                 .as_ref()
                 .ok()
@@ -103,6 +104,6 @@ impl Opening {
             before = Some(end);
             contents = now;
         }
-        Opening::look(disk, dir, contents, checkpoint, false)
+        Opening::look(handles, dir, contents, checkpoint, false)
     }
 }

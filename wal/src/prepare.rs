@@ -109,9 +109,12 @@ impl Log {
             sealing?;
         }
         let mut state = self.state();
+        let before = Arc::clone(&state.active().file);
         state.push_active(next);
         state.stats.rotations += 1;
         self.signal_work(&state);
+        drop(state);
+        before.rest();
         Ok(())
     }
 
@@ -153,11 +156,11 @@ impl Log {
             let mut state = self.state();
             let later = std::mem::take(&mut state.slots.later);
             let active = state.active();
-            (Arc::clone(&active.file), active.end, later)
+            (active.file.writer(), active.end, later)
         };
         if from < wipe_to {
-            file.file.write_zeros(from, wipe_to - from)?;
-            file.file.sync()?;
+            file.write_zeros(from, wipe_to - from)?;
+            file.sync()?;
         }
         for slot in later {
             let prepared = self.prepare_slot(slot)?;
@@ -178,7 +181,7 @@ impl Log {
             generation,
             segment_bytes: self.ids.geometry.segment_bytes,
         };
-        let file = SegmentFile::prepare(&self.disk, &self.dir, slot, header)?;
+        let file = SegmentFile::prepare(&self.handles, &self.dir, slot, header)?;
         disk::sync_dir(self.disk.as_ref(), &self.dir)?;
         self.state().stats.prepared += 1;
         Ok(Arc::new(file))

@@ -74,7 +74,7 @@ impl<'a> Rewrite<'a> {
             self.write(FrameKind::Mark, 0, &[])?;
         }
         if let Some(active) = &self.active {
-            active.file.sync()?;
+            active.writer().sync()?;
         }
         disk::sync_dir(self.log.disk.as_ref(), &self.log.dir)?;
         Ok(self.first_generation)
@@ -100,7 +100,7 @@ impl<'a> Rewrite<'a> {
             self.write(FrameKind::Seal, next.generation, &[])?;
         }
         if let Some(sealed) = self.active.take() {
-            sealed.file.sync()?;
+            sealed.writer().sync()?;
         }
         self.first_generation.get_or_insert(next.generation);
         self.active = Some(next);
@@ -123,7 +123,7 @@ impl<'a> Rewrite<'a> {
             generation,
             segment_bytes: log.ids.geometry.segment_bytes,
         };
-        SegmentFile::prepare(&log.disk, &log.dir, slot, header)
+        SegmentFile::prepare(&log.handles, &log.dir, slot, header)
     }
 
     fn write(
@@ -151,7 +151,7 @@ impl<'a> Rewrite<'a> {
             next_generation,
         };
         let (buffers, digest) = encode(&header, records);
-        active.file.write(self.at, buffers)?;
+        active.writer().write(self.at, buffers)?;
         self.link = Link {
             sequence: header.sequence + 1,
             previous: digest,

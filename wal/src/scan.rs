@@ -142,7 +142,9 @@ impl Window {
 
 impl Held {
     fn mapped(found: &Found, at: u64, length: usize, needed: usize) -> Option<Held> {
-        let map = found.sealed.then(|| found.file.file.map(at, length))??;
+        let map = found
+            .sealed
+            .then(|| found.file.reader().ok()?.map(at, length))??;
         let mut held = Held::Mapped { map, shown: 0 };
         held.show(needed).then_some(held)
     }
@@ -170,7 +172,7 @@ impl Held {
             Held::Read(buffer) if buffer.len() >= length => buffer,
             _ => Buffer::zeroed(length),
         };
-        let read = found.file.file.read_into(at, buffer).ok()?;
+        let read = found.file.reader().ok()?.read_into(at, buffer).ok()?;
         (read.len() >= length).then_some(Held::Read(read))
     }
 }
@@ -423,7 +425,8 @@ impl Log {
 
     /// What every sound frame of a sealed segment says about records, in order of LSN.
     fn entries_in(&self, file: &SegmentFile) -> Result<Vec<Entry>, Error> {
-        let mut scanner = Scanner::new(&file.file, self.identity(file.generation))?;
+        let handle = file.reader()?;
+        let mut scanner = Scanner::new(&handle, self.identity(file.generation))?;
         let mut entries: Vec<Entry> = Vec::new();
         let mut at = FIRST_FRAME_AT;
         while at + FRAME_ALIGNMENT as u64 <= scanner.end() {
@@ -466,7 +469,8 @@ impl Log {
     ) -> Result<(RecordHeader, Buffer, usize), Damage> {
         let length = payload_bytes(entry, &self.ids)?;
         let read = |at: u32, length| {
-            let bytes = found.file.file.read_exact(at.into(), length);
+            let bytes = found.file.reader();
+            let bytes = bytes.and_then(|file| file.read_exact(at.into(), length));
             bytes.map_err(|_| Damage::Unreadable)
         };
         let gap = match length {

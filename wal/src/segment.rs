@@ -1,13 +1,15 @@
 //! One log file: its name and header, preparing it, and reading what lies in it frame by frame.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use byteorder::{ByteOrder, LittleEndian};
 
 use crate::disk::{Buffer, Disk, File, OpenMode};
 use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader};
+use crate::handles::{Handles, Key};
 use crate::record::RecordHeader;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Damage, Error, LogId, VolumeId};
 
 /// First byte behind the segment header.
@@ -114,25 +116,75 @@ pub(crate) fn slot_of(name: &str) -> Option<u32> {
     if strict { digits.parse().ok() } else { None }
 }
 
-/// An open segment file in one of its lives. Readers share it; it is reused only when nobody does.
+/// A segment file in one of its lives. Readers share it; it is reused only when nobody does. It is
+/// held open while frames go to it, and opened to be read otherwise.
 #[derive(Debug)]
 pub(crate) struct SegmentFile {
     pub(crate) slot: u32,
     pub(crate) generation: u64,
-    pub(crate) file: Arc<File>,
+    path: PathBuf,
+    writer: Mutex<Option<Arc<File>>>,
+    handles: Arc<Handles>,
 }
 
 impl SegmentFile {
-    pub(crate) fn new(slot: u32, generation: u64, file: Arc<File>) -> SegmentFile {
+    /// One that nobody writes.
+    pub(crate) fn at_rest(
+        handles: &Arc<Handles>,
+        dir: &Path,
+        slot: u32,
+        generation: u64,
+    ) -> SegmentFile {
         SegmentFile {
             slot,
             generation,
-            file,
+            path: dir.join(file_name(slot)),
+            writer: Mutex::new(None),
+            handles: Arc::clone(handles),
         }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.file.path()
+        &self.path
+    }
+
+    pub(crate) fn handles(&self) -> &Arc<Handles> {
+        &self.handles
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Arc<File>>> {
+        // OK because it is replaced as a whole.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens it for frames.
+    pub(crate) fn hold(&self) -> Result<(), Error> {
+        let file = File::open_direct(self.handles.disk(), &self.path, OpenMode::ReadWrite)?;
+        *self.held() = Some(Arc::new(file));
+        Ok(())
+    }
+
+    /// No more frames go to it.
+    pub(crate) fn rest(&self) {
+        let held = self.held().take();
+        drop(held);
+    }
+
+    /// The handle of a segment that takes frames.
+    pub(crate) fn writer(&self) -> Arc<File> {
+        let held = self.held().clone();
+        held.expect("a segment that takes frames is held open")
+    }
+
+    /// A handle for reading, which stays open while the answer lives.
+    pub(crate) fn reader(&self) -> Result<Arc<File>, Error> {
+        let held = self.held().clone();
+        match held {
+            Some(file) => Ok(file),
+            None => self
+                .handles
+                .reader(Key::Segment(self.generation), &self.path),
+        }
     }
 
     /// Opens the file of a slot; a new one is filled with written zeros, so that no append changes
@@ -153,15 +205,23 @@ impl SegmentFile {
     /// Starts a life: writes the header with its generation and makes it durable, before the first
     /// frame (D16, L-R1).
     pub(crate) fn prepare(
-        disk: &Arc<dyn Disk>,
+        handles: &Arc<Handles>,
         dir: &Path,
         slot: u32,
         header: SegmentHeader,
     ) -> Result<SegmentFile, Error> {
-        let file = SegmentFile::provide(disk, dir, slot, header.segment_bytes)?;
+        let file = SegmentFile::provide(handles.disk(), dir, slot, header.segment_bytes)?;
         file.write_bytes(0, header.encode())?;
         file.sync()?;
-        Ok(SegmentFile::new(slot, header.generation, Arc::new(file)))
+        let segment = SegmentFile::at_rest(handles, dir, slot, header.generation);
+        *segment.held() = Some(Arc::new(file));
+        Ok(segment)
+    }
+}
+
+impl Drop for SegmentFile {
+    fn drop(&mut self) {
+        self.handles.forget(self.generation);
     }
 }
 

@@ -23,7 +23,10 @@ impl Slots {
 
     /// The lowest slot without a file.
     pub(crate) fn take_fresh(&mut self) -> u32 {
-        let slot = (0..).find(|slot| !self.used.contains(slot));
+        let dense = (0..)
+            .zip(&self.used)
+            .take_while(|(slot, used)| slot == *used);
+        let slot = u32::try_from(dense.count());
         let slot = slot.expect("a directory holds fewer files than there are slots");
         self.used.insert(slot);
         slot

@@ -1,17 +1,17 @@
 //! Reads a log from disk, frame by frame or by sealed index, and collects the facts that replay
 //! decides on.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::{self, Disk, File, OpenMode};
+use crate::disk::Disk;
 use crate::entries::Entries;
-use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader, FrameKind};
+use crate::frame::{FRAME_ALIGNMENT, FrameHeader, FrameKind};
+use crate::handles::Handles;
 use crate::index::{self, Scanned, Summary};
 use crate::replay::Facts;
 use crate::report::Loss;
-use crate::segment::{FIRST_FRAME_AT, FoundFrame, Scanner, SegmentFile, SegmentHeader, slot_of};
+use crate::segment::{FIRST_FRAME_AT, FoundFrame, Scanner, SegmentFile, SegmentHeader};
 use crate::slots::Slots;
 use crate::{Corrupt, Damage, Error, Lsn, LsnRange, MetaContents};
 
@@ -123,6 +123,7 @@ impl Island {
 pub(crate) struct Place<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
     pub(crate) dir: &'a Path,
+    pub(crate) handles: &'a Arc<Handles>,
     pub(crate) meta: &'a MetaContents,
     pub(crate) checkpoint: Lsn,
     pub(crate) writable: bool,
@@ -135,86 +136,6 @@ impl Place<'_> {
             log: self.meta.log,
             generation,
             segment_bytes: self.meta.geometry.segment_bytes,
-        }
-    }
-
-    /// Every segment file with its slot. L4: what we are about to believe has to be durable first.
-    /// The syncs are under way together, because each one of a clean file still waits for the
-    /// device, and a device answers many as fast as one.
-    fn open_synced(&self, mode: OpenMode) -> Result<Vec<(u32, File)>, Error> {
-        let names = disk::list(self.disk.as_ref(), self.dir)?;
-        let mut opened = Vec::new();
-        for slot in names.iter().filter_map(|name| slot_of(name)) {
-            let path = self.dir.join(crate::segment::file_name(slot));
-            let file = match self.writable {
-                true => File::open_direct(self.disk, &path, mode)?,
-                false => File::open(self.disk, &path, mode)?,
-            };
-            opened.push((slot, file));
-        }
-        if self.writable {
-            File::sync_all(opened.iter().map(|(_, file)| file))?;
-        }
-        Ok(opened)
-    }
-
-    /// Every segment file of this log by generation, and the slots of all others.
-    fn collect(&self) -> Result<(BTreeMap<u64, Arc<SegmentFile>>, Slots), Error> {
-        let mode = if self.writable {
-            OpenMode::ReadWrite
-        } else {
-            OpenMode::Read
-        };
-        let (mut files, mut slots) = (BTreeMap::new(), Slots::default());
-        for (slot, file) in self.open_synced(mode)? {
-            slots.used.insert(slot);
-            match self.generation_of(&file)? {
-                Some(generation) => {
-                    let segment = SegmentFile::new(slot, generation, Arc::new(file));
-                    if let Some(twin) = files.insert(generation, Arc::new(segment)) {
-                        return Err(Error::corrupt(twin.path(), 0, None, Damage::Identity));
-                    }
-                }
-                None => slots.spare.push(slot),
-            }
-        }
-        if self.writable {
-            disk::sync_dir(self.disk.as_ref(), self.dir)?;
-        }
-        Ok((files, slots))
-    }
-
-    /// Generation of a file of this log. A file of another volume is refused by name; one of an
-    /// earlier log of ours, or one that was never prepared, may be reused.
-    fn generation_of(&self, file: &File) -> Result<Option<u64>, Error> {
-        let page = file.read(0, FRAME_ALIGNMENT);
-        let page = page.as_deref().unwrap_or_default();
-        match SegmentHeader::decode(page) {
-            Ok(header) if header.volume != self.meta.volume => {
-                Err(Error::corrupt(file.path(), 0, None, Damage::Identity))
-            }
-            Ok(header) => Ok((header.log == self.meta.log).then_some(header.generation)),
-            // The header is damaged or cannot be read: the first frame says whose life this is.
-            Err(_) => Ok(self.generation_of_first_frame(file)),
-        }
-    }
-
-    fn generation_of_first_frame(&self, file: &File) -> Option<u64> {
-        let page = file
-            .read(FIRST_FRAME_AT, frame::payload_at(frame::FRAME_RECORDS_MAX))
-            .ok()?;
-        let (header, _, _) = FrameHeader::decode(&page).ok()?;
-        (header.log == self.meta.log).then_some(header.generation)
-    }
-
-    /// A handle that shows what may be believed of a segment that no index speaks for: what the
-    /// medium has. After a failed sync the page cache shows more than that, and goes on to show it
-    /// to every later process (L-W1). Before a clean close none failed, and an inspection believes
-    /// what its owner's readers see.
-    fn believable(&self, file: &SegmentFile) -> Result<Arc<File>, Error> {
-        match self.writable && self.meta.clean_close.is_none() {
-            true => File::open_direct(self.disk, file.path(), OpenMode::Read).map(Arc::new),
-            false => Ok(Arc::clone(&file.file)),
         }
     }
 
@@ -290,7 +211,7 @@ impl Place<'_> {
     /// Adds one segment to the chain; gives the generation that its seal names.
     fn take_segment(&self, walk: &mut Walk, file: Arc<SegmentFile>) -> Result<Option<u64>, Error> {
         let first = walk.segments.is_empty();
-        if let Some((summary, index)) = index::open(self.disk, &file, self.meta.log)
+        if let Some((summary, index)) = index::open(&file, self.meta.log)
             && (first || summary.first_sequence == walk.link.sequence)
             && (first || summary.first_previous == walk.link.previous)
         {

@@ -168,6 +168,13 @@ impl SimDisk {
         self.state().changes()
     }
 
+    /// Most descriptors that the handles of this disk took at a time: one each, and two of a handle
+    /// opened `direct`.
+    #[must_use]
+    pub fn descriptors_max(&self) -> usize {
+        self.state().descriptors_max()
+    }
+
     /// Lets [`SimDisk::syncs`] reach `syncs`; the next sync is not carried out, and from then on
     /// every operation fails and nothing changes. With `syncs` of a first run, `0..=syncs` are all
     /// the boundaries of a second one.

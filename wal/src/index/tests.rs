@@ -37,9 +37,7 @@ fn scanned(first: u64, count: u64) -> Scanned {
 }
 
 fn segment(disk: &Arc<dyn Disk>, generation: u64) -> SegmentFile {
-    let path = Path::new("/00000000.seg");
-    let file = File::open(disk, path, OpenMode::CreateOrOpen).unwrap();
-    SegmentFile::new(0, generation, Arc::new(file))
+    SegmentFile::at_rest(&Handles::new(disk), Path::new("/"), 0, generation)
 }
 
 fn range(after: u64, through: u64) -> LsnRange {
@@ -67,7 +65,7 @@ fn every_part_of_a_range_comes_from_the_pages_that_hold_it() {
     let file = segment(&disk, 2);
     let count = 3 * PAGE_ENTRIES as u64 + 5;
     let written = write(&disk, &file, LOG, &scanned(10, count)).unwrap();
-    let (_, opened) = open(&disk, &file, LOG).unwrap();
+    let (_, opened) = open(&file, LOG).unwrap();
     assert_eq!(opened.lsns(), range(9, 9 + count));
     let page = PAGE_ENTRIES as u64;
     let edges = [9, 10, 9 + page, 10 + page, 9 + 2 * page, 9 + count];
@@ -120,9 +118,9 @@ fn an_index_that_is_cut_short_is_not_opened() {
     let disk: Arc<dyn Disk> = sim.clone();
     let file = segment(&disk, 2);
     drop(write(&disk, &file, LOG, &scanned(1, 200)).unwrap());
-    assert!(open(&disk, &file, LOG).is_some());
+    assert!(open(&file, LOG).is_some());
     let path = Path::new("/00000000.idx");
     let whole = File::open(&disk, path, OpenMode::ReadWrite).unwrap();
     whole.set_length(2 * page::BYTES as u64).unwrap();
-    assert!(open(&disk, &file, LOG).is_none());
+    assert!(open(&file, LOG).is_none());
 }

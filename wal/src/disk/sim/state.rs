@@ -20,8 +20,7 @@ struct Handle {
     node: NodeId,
     path: PathBuf,
     writable: bool,
-    /// Reads go past the page cache.
-    reads_medium: bool,
+    direct: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +55,7 @@ pub(super) struct State {
     boundary: Boundary,
     syncs: u64,
     changes: u64,
+    descriptors_max: usize,
 }
 
 fn frozen() -> io::Error {
@@ -76,6 +76,7 @@ impl State {
             boundary: Boundary::None,
             syncs: 0,
             changes: 0,
+            descriptors_max: 0,
         }
     }
 
@@ -95,6 +96,17 @@ impl State {
 
     pub(super) fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// What the open handles would take of an operating system: one descriptor, and a second one
+    /// where something goes past the page cache.
+    fn descriptors(&self) -> usize {
+        let handles = self.handles.values();
+        handles.map(|handle| 1 + usize::from(handle.direct)).sum()
+    }
+
+    pub(super) fn descriptors_max(&self) -> usize {
+        self.descriptors_max
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -419,9 +431,10 @@ impl State {
                 node,
                 path,
                 writable,
-                reads_medium: direct && !writable,
+                direct,
             },
         );
+        self.descriptors_max = self.descriptors_max.max(self.descriptors());
         Ok(id)
     }
 
@@ -440,7 +453,7 @@ impl State {
         if image.is_unreadable(offset, buffer.len() as u64) {
             return Err(Errno::IO.into());
         }
-        let filled = match handle.reads_medium {
+        let filled = match handle.direct && !handle.writable {
             true => image.read_medium(offset, &mut buffer),
             false => image.read(offset, &mut buffer),
         };
