@@ -104,12 +104,19 @@ impl Log {
     /// Makes everything appended before the call durable and returns the durable LSN.
     ///
     /// # Errors
-    /// As [`Log::sync_through`].
+    /// As [`Log::sync_through`]; and behind the first failed write or sync always, even when
+    /// nothing is left to be made durable (W3).
     pub fn sync(&self) -> Result<Lsn, Error> {
-        self.sync_through(self.frontiers().head)
+        let head = {
+            let state = self.state();
+            state.check_poison()?;
+            state.frontiers.head
+        };
+        self.sync_through(head)
     }
 
-    /// Waits until `lsn` is durable, driving the write if nobody else does.
+    /// Waits until `lsn` is durable, driving the write if nobody else does. An LSN that is durable
+    /// stays so whatever fails behind it: then the answer is the durable LSN, as a ticket gives it.
     ///
     /// # Errors
     /// [`Error::Poisoned`] when a write or sync failed; [`Error::Io`] with ENOSPC when no segment

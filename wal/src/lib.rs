@@ -32,7 +32,8 @@
 //!   prefix of frames that are durable by themselves, or whose write was complete before a sync was
 //!   submitted, and nobody is told before (L5).
 //! - W3 The first failed write or sync of the log is final: every later append, sync and close gets
-//!   its cause, nothing is retried, and durable stays readable (L3).
+//!   its cause, and so does every wait for an LSN that is not durable; nothing is retried. What was
+//!   durable before stays so: it is readable, and who waits for it is told (L3).
 //! - W4 LSNs are dense. A record gets its LSN and its place in the queue under one lock, and a
 //!   frame its place, number and link under the same one, whoever writes it and however it lands,
 //!   and no (epoch, incarnation, LSN) names two contents: a truncation ends the incarnation that

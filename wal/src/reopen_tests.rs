@@ -1,4 +1,4 @@
-//! A process fails and the next one opens what it left behind.
+//! What a log says behind a failed sync, and what the next process makes of what it left.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +32,39 @@ fn a_reopen_after_a_failed_sync_believes_the_medium_and_not_the_page_cache() {
         drop(log);
         let (log, report) = open(&killed.crash_lose_all());
         assert_eq!(stamps(&log, 0, 5), [1, 2, 3, 4, 5], "{report:?}");
+    }
+}
+
+#[test]
+fn a_failed_log_tells_who_waits_for_what_was_durable_and_refuses_every_sync() {
+    for with_syncs in [true, false] {
+        let sim = match with_syncs {
+            true => SimDisk::with_syncs(8),
+            false => SimDisk::new(8),
+        };
+        let volume = Fixture::on(sim.clone());
+        let (log, _) = volume.open();
+        let kept = log.append(vec![change(1)]).unwrap();
+        assert_eq!(log.sync().unwrap(), Lsn::new(1));
+        sim.inject(Fault::at_any(Effect::FailErrno(5)).on(".seg"));
+        // A mark holds no record: behind it everything that was appended is durable.
+        let marked = log.mark();
+        assert!(matches!(
+            marked,
+            Err(Error::Io { .. } | Error::Poisoned { .. })
+        ));
+        assert_eq!(log.frontiers().durable, log.frontiers().head);
+
+        // W3: one LSN is a fact, the log as a whole is not.
+        assert_eq!(log.sync_through(Lsn::new(1)).unwrap(), Lsn::new(1));
+        assert_eq!(kept.wait().unwrap(), Lsn::new(1));
+        assert!(matches!(log.sync(), Err(Error::Poisoned { .. })));
+        assert!(matches!(
+            log.append(vec![change(2)]),
+            Err(Error::Poisoned { .. })
+        ));
+        assert_eq!(stamps(&log, 0, 1), [1]);
+        assert!(matches!(log.close(), Err(Error::Poisoned { .. })));
     }
 }
 
