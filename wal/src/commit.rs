@@ -31,6 +31,9 @@ const OVERLAP_RECORDS_MIN: usize = 16;
 const KICK_BYTES: u64 = 256 << 10;
 /// Times that a leader lets others run without any of them coming back with the next record.
 const GATHER_IDLE_MAX: u32 = 2;
+/// Records that, like [`KICK_BYTES`], are written without waiting for more: while these are on their way the others come
+/// back, and their frame follows through the air.
+const GATHER_RECORDS_MAX: usize = 32;
 
 /// The right to write frames while nobody else does; stepping down wakes those who wait for it,
 /// whatever happened (L-W3).
@@ -185,7 +188,10 @@ impl Log {
     fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         state.gathering = true;
         let mut idle = 0;
-        while state.returning > 0 && idle < GATHER_IDLE_MAX {
+        let enough = |state: &State| {
+            state.queue_length() >= GATHER_RECORDS_MAX || state.queued_bytes >= KICK_BYTES
+        };
+        while state.returning > 0 && idle < GATHER_IDLE_MAX && !enough(&state) {
             let before = state.returning;
             drop(state);
             yield_now();
@@ -196,7 +202,9 @@ impl Log {
                 idle + 1
             };
         }
-        state.returning = 0;
+        if !enough(&state) {
+            state.returning = 0;
+        }
         state.gathering = false;
         state
     }
