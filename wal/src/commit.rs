@@ -24,16 +24,18 @@ use crate::{Error, Lsn};
 pub(crate) const PENDING_BYTES_MAX: u64 = 16 << 20;
 /// Frames in the air at once.
 const FLIGHTS_MAX: usize = 8;
-/// A second frame starts while one is in the air only when so many records wait, or
-/// [`KICK_BYTES`]: splitting a few small ones over several frames costs more than it hides.
+/// A second frame starts while one is in the air only when so many records wait, or so many bytes:
+/// splitting a few small ones over several frames costs more than it hides.
 const OVERLAP_RECORDS_MIN: usize = 16;
+const OVERLAP_BYTES_MIN: u64 = 64 << 10;
 /// Bytes queued that an append hands to the disk by itself.
 const KICK_BYTES: u64 = 256 << 10;
 /// Times that a leader lets others run without any of them coming back with the next record.
 const GATHER_IDLE_MAX: u32 = 2;
-/// Records that, like [`KICK_BYTES`], are written without waiting for more: while these are on their way the others come
-/// back, and their frame follows through the air.
+/// Records, or bytes, that are written without waiting for more: while these are on their way the
+/// others come back, and their frame follows through the air.
 const GATHER_RECORDS_MAX: usize = 32;
+const GATHER_BYTES_MAX: u64 = 128 << 10;
 
 /// The right to write frames while nobody else does; stepping down wakes those who wait for it,
 /// whatever happened (L-W3).
@@ -97,7 +99,7 @@ impl State {
             0 => true,
             air => {
                 let many = self.queue_length() >= OVERLAP_RECORDS_MIN;
-                air < FLIGHTS_MAX && (many || self.queued_bytes >= KICK_BYTES)
+                air < FLIGHTS_MAX && (many || self.queued_bytes >= OVERLAP_BYTES_MIN)
             }
         }
     }
@@ -189,7 +191,7 @@ impl Log {
         state.gathering = true;
         let mut idle = 0;
         let enough = |state: &State| {
-            state.queue_length() >= GATHER_RECORDS_MAX || state.queued_bytes >= KICK_BYTES
+            state.queue_length() >= GATHER_RECORDS_MAX || state.queued_bytes >= GATHER_BYTES_MAX
         };
         while state.returning > 0 && idle < GATHER_IDLE_MAX && !enough(&state) {
             let before = state.returning;
