@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use seawall_wal::disk::{Buffer, Disk, File, OpenMode, list, make_dir, remove, sync_dir};
+use seawall_wal::disk::{Buffer, Bytes, Disk, File, OpenMode, list, make_dir, remove, sync_dir};
 use seawall_wal::{BlockSize, Geometry, Meta};
 
 use crate::error::Error;
+use crate::pipe::WritePipe;
 use crate::section::BaseFacts;
-use crate::sums::{Sums, block_sum};
+use crate::sums::{Digest, Sums, block_sum};
 use crate::to_usize;
 
 /// Bytes moved by one call to the file.
@@ -23,10 +24,21 @@ pub(crate) fn base_dir(volume: &Path, id: u64) -> PathBuf {
     volume.join(BASE_DIR).join(id.to_string())
 }
 
+/// A way to the sums of some blocks.
+type ReadSums = fn(&Sums, u64, usize) -> Result<Vec<Digest>, Error>;
+
 /// One base on disk: `image` and `sums`.
 #[derive(Debug)]
 pub(crate) struct Image {
+    /// Holes are punched and first written through it: the file system then finds places for many
+    /// blocks at once.
     file: File,
+    /// Blocks that have their place are written past the page cache: a sync has little left to do
+    /// then, and does not keep the log from the device.
+    direct: Option<File>,
+    /// Reads go past the page cache: blocks are cached by whoever uses them, and memory here stays
+    /// bounded.
+    reads: File,
     sums: Sums,
     block_size: BlockSize,
     blocks: u64,
@@ -87,8 +99,16 @@ impl Image {
         geometry: &Geometry,
         mode: OpenMode,
     ) -> Result<Image, Error> {
+        let path = dir.join("image");
+        let file = File::open(disk, &path, mode)?;
+        let direct = match mode {
+            OpenMode::Read => None,
+            _ => Some(File::open_direct(disk, &path, OpenMode::ReadWrite)?),
+        };
         Ok(Image {
-            file: File::open(disk, &dir.join("image"), mode)?,
+            file,
+            direct,
+            reads: File::open_direct(disk, &path, OpenMode::Read)?,
             sums: Sums::open(disk, &dir.join("sums"), mode, geometry.blocks)?,
             block_size: geometry.block_size,
             blocks: geometry.blocks,
@@ -119,15 +139,21 @@ impl Image {
         self.block_size
     }
 
-    fn offset(&self, lba: u64) -> u64 {
+    pub(crate) fn offset(&self, lba: u64) -> u64 {
         lba << self.block_size.shift()
     }
 
-    /// Reads blocks from `lba` on into `out` and gives those of them that fail their sum.
+    /// Reads blocks from `lba` on into `out` and gives those of them that fail their sum. Sums come
+    /// from memory, unless somebody else may change them.
     pub(crate) fn read(&self, lba: u64, out: &mut [u8]) -> Result<Vec<u64>, Error> {
-        let bad = self.read_unwatched(lba, out)?;
-        self.check_watch()?;
-        Ok(bad)
+        match &self.watch {
+            None => self.read_with(lba, out, Sums::read_cached),
+            Some(watch) => {
+                let bad = self.read_unwatched(lba, out)?;
+                watch.check()?;
+                Ok(bad)
+            }
+        }
     }
 
     /// Fails when somebody else has begun to write the image that we inspect.
@@ -135,12 +161,17 @@ impl Image {
         self.watch.as_ref().map_or(Ok(()), Watch::check)
     }
 
-    /// As [`Image::read`], whatever the owner of the volume does: for `verify`, which looks again.
+    /// As [`Image::read`], with everything from the disk, whatever the owner of the volume does: for
+    /// `verify`, which looks again.
     pub(crate) fn read_unwatched(&self, lba: u64, out: &mut [u8]) -> Result<Vec<u64>, Error> {
+        self.read_with(lba, out, Sums::read)
+    }
+
+    fn read_with(&self, lba: u64, out: &mut [u8], sums: ReadSums) -> Result<Vec<u64>, Error> {
         let mut bad = Vec::new();
         let mut at = lba;
         for run in out.chunks_mut(RUN_BYTES) {
-            self.check_run(at, run, &mut bad)?;
+            self.check_run(at, run, sums, &mut bad)?;
             at += (run.len() >> self.block_size.shift()) as u64;
         }
         Ok(bad)
@@ -148,12 +179,18 @@ impl Image {
 
     /// Reads a run and adds the blocks of it that fail their sum, or cannot be read, or have a sum
     /// that cannot be read: a bad sector costs no more than what it covers (L-T5, L-E3).
-    fn check_run(&self, lba: u64, run: &mut [u8], bad: &mut Vec<u64>) -> Result<(), Error> {
+    fn check_run(
+        &self,
+        lba: u64,
+        run: &mut [u8],
+        sums: ReadSums,
+        bad: &mut Vec<u64>,
+    ) -> Result<(), Error> {
         let size = self.block_size.bytes_usize();
-        match self.try_run(lba, run, bad) {
+        match self.try_run(lba, run, sums, bad) {
             Err(error) if is_failed_read(&error) && run.len() > size => {
                 for (lba, block) in (lba..).zip(run.chunks_mut(size)) {
-                    self.check_run(lba, block, bad)?;
+                    self.check_run(lba, block, sums, bad)?;
                 }
                 Ok(())
             }
@@ -166,11 +203,17 @@ impl Image {
         }
     }
 
-    fn try_run(&self, lba: u64, run: &mut [u8], bad: &mut Vec<u64>) -> Result<(), Error> {
-        let bytes = self.file.read_exact(self.offset(lba), run.len())?;
+    fn try_run(
+        &self,
+        lba: u64,
+        run: &mut [u8],
+        sums: ReadSums,
+        bad: &mut Vec<u64>,
+    ) -> Result<(), Error> {
+        let bytes = self.reads.read_exact(self.offset(lba), run.len())?;
         run.copy_from_slice(&bytes);
         let count = run.len() >> self.block_size.shift();
-        let sums = self.sums.read(lba, count)?;
+        let sums = sums(&self.sums, lba, count)?;
         let blocks = run.chunks(self.block_size.bytes_usize());
         let found = (lba..).zip(blocks).zip(sums);
         bad.extend(
@@ -179,6 +222,16 @@ impl Image {
                 .map(|((lba, _), _)| lba),
         );
         Ok(())
+    }
+
+    /// Writes in flight of blocks that have their place.
+    pub(crate) fn writes(&self) -> WritePipe<'_> {
+        WritePipe::of(self.direct.as_ref().unwrap_or(&self.file))
+    }
+
+    /// Writes neighbours from `lba` on that may lie in a hole.
+    pub(crate) fn fill(&self, lba: u64, buffers: Vec<Bytes>) -> Result<(), Error> {
+        Ok(self.file.write(self.offset(lba), buffers)?)
     }
 
     /// Writes whole blocks from `lba` on. Their sums are the caller's business.
@@ -207,6 +260,11 @@ impl Image {
             at += count;
         }
         Ok(())
+    }
+
+    /// Makes what was written of the image durable.
+    pub(crate) fn sync_blocks(&self) -> Result<(), Error> {
+        Ok(self.file.sync()?)
     }
 
     /// Makes image and sums durable.

@@ -87,6 +87,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod apply;
 mod base;
 mod checkpoint;
 mod edge;
@@ -102,12 +103,14 @@ mod install;
 mod lost;
 mod newest;
 mod open;
+mod pipe;
 mod preserve;
 mod rangemap;
 mod read;
 mod repair;
 mod scrub;
 mod section;
+mod sumcache;
 mod sums;
 mod verify;
 mod volume;

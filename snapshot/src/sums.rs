@@ -11,6 +11,8 @@ use seawall_wal::disk::{Buffer, Disk, File, OpenMode};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
+use crate::pipe::{ReadPipe, WritePipe};
+use crate::sumcache::SumCache;
 use crate::to_usize;
 
 /// A 128-bit sum: of a block, a chunk, or a whole state.
@@ -115,14 +117,22 @@ pub(crate) fn block_sums(bytes: &[u8], block_size: BlockSize) -> Vec<Digest> {
 
 /// Sums in one page, the unit in which the file is read and written.
 pub(crate) const PAGE_SUMS: u64 = 256;
-const PAGE_BYTES: usize = 4096;
+pub(crate) const PAGE_BYTES: usize = 4096;
 const _: () = assert!(PAGE_BYTES == Digest::BYTES * 256);
 
 /// The file `sums` of a base: 16 bytes a block, sparse where blocks are zero.
 #[derive(Debug)]
 pub(crate) struct Sums {
     file: File,
+    /// For whole pages: what a checkpoint writes does not pass through the page cache, where it
+    /// would reach the disk all at once and keep the log from it.
+    direct: Option<File>,
+    cache: SumCache,
     blocks: u64,
+}
+
+fn digests(bytes: &[u8]) -> impl Iterator<Item = Digest> {
+    bytes.chunks_exact(Digest::BYTES).map(Digest::from_bytes)
 }
 
 fn at(lba: u64) -> u64 {
@@ -141,7 +151,16 @@ impl Sums {
         if mode == OpenMode::CreateNew {
             file.set_length(at(blocks))?;
         }
-        Ok(Sums { file, blocks })
+        let direct = match mode {
+            OpenMode::Read => None,
+            _ => Some(File::open_direct(disk, path, OpenMode::ReadWrite)?),
+        };
+        Ok(Sums {
+            file,
+            direct,
+            cache: SumCache::new(),
+            blocks,
+        })
     }
 
     pub(crate) fn has_full_length(&self) -> Result<bool, Error> {
@@ -159,18 +178,38 @@ impl Sums {
     /// The sums of `count` blocks from `lba` on.
     pub(crate) fn read(&self, lba: u64, count: usize) -> Result<Vec<Digest>, Error> {
         let bytes = self.file.read_exact(at(lba), count * Digest::BYTES)?;
-        Ok(bytes
-            .chunks_exact(Digest::BYTES)
-            .map(Digest::from_bytes)
-            .collect())
+        Ok(digests(&bytes).collect())
     }
 
-    fn write(&self, lba: u64, sums: &[Digest]) -> Result<(), Error> {
-        let mut bytes = Buffer::zeroed(sums.len() * Digest::BYTES);
-        for (place, sum) in bytes.chunks_exact_mut(Digest::BYTES).zip(sums) {
-            LittleEndian::write_u128(place, sum.0);
+    /// As [`Sums::read`], from memory where the pages were read before.
+    pub(crate) fn read_cached(&self, lba: u64, count: usize) -> Result<Vec<Digest>, Error> {
+        let end = lba + count as u64;
+        let mut sums = Vec::with_capacity(count);
+        let mut at = lba;
+        while at < end {
+            let page = at / PAGE_SUMS;
+            let part_end = end.min((page + 1) * PAGE_SUMS);
+            let first = to_usize(at % PAGE_SUMS) * Digest::BYTES;
+            let part = first..first + to_usize(part_end - at) * Digest::BYTES;
+            let mut take = |bytes: &[u8]| sums.extend(digests(&bytes[part.clone()]));
+            if self.cache.with(page, &mut take).is_none() {
+                match self.load_page(page) {
+                    Ok(bytes) => take(&bytes),
+                    // A bad sector costs no more than what it covers (L-E3).
+                    Err(_) => sums.extend(self.read(at, to_usize(part_end - at))?),
+                }
+            }
+            at = part_end;
         }
-        Ok(self.file.write_bytes(at(lba), bytes)?)
+        Ok(sums)
+    }
+
+    fn load_page(&self, page: u64) -> Result<Buffer, Error> {
+        let seen = self.cache.before_read();
+        let length = sums_in(page, self.blocks) * Digest::BYTES;
+        let bytes = self.file.read_exact(at(page * PAGE_SUMS), length)?;
+        self.cache.keep(page, &bytes, seen);
+        Ok(bytes)
     }
 
     /// First block at or behind `lba` whose page may hold a sum, and the end of that data.
@@ -184,22 +223,91 @@ impl Sums {
     }
 }
 
+/// Reads pages of sums before they are asked for.
+#[derive(Debug)]
+struct Ahead<'a> {
+    sums: &'a Sums,
+    pages: std::vec::IntoIter<u64>,
+    pipe: ReadPipe<'a>,
+}
+
+impl<'a> Ahead<'a> {
+    fn of(sums: &'a Sums, pages: Vec<u64>) -> Ahead<'a> {
+        Ahead {
+            sums,
+            pages: pages.into_iter(),
+            pipe: ReadPipe::of(&sums.file, PAGE_BYTES),
+        }
+    }
+
+    /// The sums of a page: of one that was announced, or of any other.
+    fn load(&mut self, page: u64) -> Result<Vec<Digest>, Error> {
+        while self.pipe.oldest().is_some_and(|oldest| oldest < page) {
+            drop(self.pipe.take());
+        }
+        while !self.pipe.is_full()
+            && let Some(next) = self.pages.next()
+        {
+            if next >= page && self.sums.cache.with(next, |_| ()).is_none() {
+                self.pipe.submit(next);
+            }
+        }
+        let read = match self.pipe.oldest() == Some(page) {
+            true => self.pipe.take().transpose()?,
+            false => None,
+        };
+        let read = read.map(|bytes| digests(&bytes).collect());
+        let cached = self.sums.cache.with(page, |bytes| digests(bytes).collect());
+        match cached.or(read) {
+            Some(sums) if sums_in(page, self.sums.blocks) == Vec::len(&sums) => Ok(sums),
+            _ => self.sums.read_page(page),
+        }
+    }
+}
+
+/// Sums in a page of a volume of `blocks` blocks.
+fn sums_in(page: u64, blocks: u64) -> usize {
+    to_usize(PAGE_SUMS.min(blocks - page * PAGE_SUMS))
+}
+
+/// The pages of those ranges that are short, in order: in a long one there may be holes.
+fn pages_of(ranges: impl Iterator<Item = Range<u64>>) -> Vec<u64> {
+    let mut pages = Vec::new();
+    for range in ranges.filter(|range| range.end - range.start <= PAGE_SUMS) {
+        pages.extend(range.start / PAGE_SUMS..=(range.end - 1) / PAGE_SUMS);
+    }
+    pages.dedup();
+    pages
+}
+
 /// Walks sums in order of their blocks; each page is read once.
 #[derive(Debug)]
 pub(crate) struct SumCursor<'a> {
     sums: &'a Sums,
+    ahead: Option<Ahead<'a>>,
     page: u64,
     loaded: Vec<Digest>,
     data: Range<u64>,
 }
 
 impl<'a> SumCursor<'a> {
+    /// Over what the file holds.
     pub(crate) fn new(sums: &'a Sums) -> SumCursor<'a> {
         SumCursor {
             sums,
+            ahead: None,
             page: 0,
             loaded: Vec::new(),
             data: 0..0,
+        }
+    }
+
+    /// For a checkpoint that is about to visit these ranges: takes pages from memory too, and has
+    /// several reads in flight.
+    pub(crate) fn over(sums: &'a Sums, ranges: impl Iterator<Item = Range<u64>>) -> SumCursor<'a> {
+        SumCursor {
+            ahead: Some(Ahead::of(sums, pages_of(ranges))),
+            ..SumCursor::new(sums)
         }
     }
 
@@ -239,7 +347,10 @@ impl<'a> SumCursor<'a> {
 
     fn load(&mut self, page: u64) -> Result<(), Error> {
         if self.loaded.is_empty() || self.page != page {
-            self.loaded = self.sums.read_page(page)?;
+            self.loaded = match &mut self.ahead {
+                Some(ahead) => ahead.load(page)?,
+                None => self.sums.read_page(page)?,
+            };
             self.page = page;
         }
         Ok(())
@@ -248,25 +359,34 @@ impl<'a> SumCursor<'a> {
 
 impl Sums {
     fn read_page(&self, page: u64) -> Result<Vec<Digest>, Error> {
-        let first = page * PAGE_SUMS;
-        self.read(first, to_usize(PAGE_SUMS.min(self.blocks - first)))
+        self.read(page * PAGE_SUMS, sums_in(page, self.blocks))
     }
 }
 
-/// Changes sums in order of their blocks; each page is read and written once.
+/// Changes sums in order of their blocks; each page is read and written once, several at a time.
 #[derive(Debug)]
 pub(crate) struct SumWriter<'a> {
     sums: &'a Sums,
     page: u64,
     loaded: Vec<Digest>,
+    ahead: Ahead<'a>,
+    pipe: WritePipe<'a>,
 }
 
 impl<'a> SumWriter<'a> {
     pub(crate) fn new(sums: &'a Sums) -> SumWriter<'a> {
+        SumWriter::over(sums, std::iter::empty())
+    }
+
+    /// As [`SumWriter::new`], for sums that lie in these ranges.
+    pub(crate) fn over(sums: &'a Sums, ranges: impl Iterator<Item = Range<u64>>) -> SumWriter<'a> {
+        sums.cache.begin_write();
         SumWriter {
             sums,
             page: 0,
             loaded: Vec::new(),
+            ahead: Ahead::of(sums, pages_of(ranges)),
+            pipe: WritePipe::of(sums.direct.as_ref().unwrap_or(&sums.file)),
         }
     }
 
@@ -290,7 +410,10 @@ impl<'a> SumWriter<'a> {
         let none = [Digest::ZERO; 256];
         self.put(range.start, &none[..to_usize(first - range.start)])?;
         if first < last {
-            self.flush()?;
+            self.turn()?;
+            self.sums
+                .cache
+                .forget(&(first / PAGE_SUMS..last / PAGE_SUMS));
             self.sums.file.punch_hole(at(first), at(last - first))?;
         }
         self.put(last, &none[..to_usize(range.end - last)])
@@ -298,19 +421,39 @@ impl<'a> SumWriter<'a> {
 
     fn load(&mut self, page: u64) -> Result<(), Error> {
         if self.loaded.is_empty() || self.page != page {
-            self.flush()?;
-            self.loaded = self.sums.read_page(page)?;
+            self.turn()?;
+            self.loaded = self.ahead.load(page)?;
             self.page = page;
         }
         Ok(())
     }
 
-    /// Writes the page at hand. The caller syncs.
-    pub(crate) fn flush(&mut self) -> Result<(), Error> {
+    /// Submits the page at hand.
+    fn turn(&mut self) -> Result<(), Error> {
         let loaded = std::mem::take(&mut self.loaded);
-        match loaded.is_empty() {
-            true => Ok(()),
-            false => self.sums.write(self.page * PAGE_SUMS, &loaded),
+        if loaded.is_empty() {
+            return Ok(());
         }
+        let mut bytes = Buffer::zeroed(loaded.len() * Digest::BYTES);
+        for (place, sum) in bytes.chunks_exact_mut(Digest::BYTES).zip(&loaded) {
+            LittleEndian::write_u128(place, sum.0);
+        }
+        self.sums.cache.write(self.page, &bytes);
+        let offset = at(self.page * PAGE_SUMS);
+        self.pipe.write(offset, vec![Arc::new(bytes)])
+    }
+
+    /// Writes what is at hand and waits for what is in flight. The caller syncs.
+    pub(crate) fn flush(&mut self) -> Result<(), Error> {
+        self.turn()?;
+        self.pipe.finish()
+    }
+}
+
+impl Drop for SumWriter<'_> {
+    fn drop(&mut self) {
+        // OK because whoever drops it without a flush has an error already.
+        let _ = self.pipe.finish();
+        self.sums.cache.end_write();
     }
 }

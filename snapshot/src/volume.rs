@@ -480,6 +480,12 @@ impl Volume {
         }
     }
 
+    /// D21: after a failed sync it is unknown what the image holds, until a reopen finishes the
+    /// intent.
+    pub(crate) fn synced(&self, synced: Result<(), Error>) -> Result<(), Error> {
+        synced.inspect_err(|error| lock(&self.base).failed = Some(Arc::new(error.clone())))
+    }
+
     fn check_range(&self, offset: u64, length: u64) -> Result<(), Error> {
         let size = self.size();
         match offset.checked_add(length) {

@@ -1,0 +1,262 @@
+//! Applying touched blocks to the image: payload out of the log in the order of the log, into the
+//! image in the order of LBA, many writes in flight.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use seawall_wal::disk::{Buffer, Bytes};
+use seawall_wal::{Log, Lsn, LsnRange};
+
+use crate::error::Error;
+use crate::image::{Image, RUN_BYTES};
+use crate::index::{Content, Index};
+use crate::pipe::WritePipe;
+use crate::sums::{Digest, SumCursor, SumWriter, block_sums};
+use crate::to_usize;
+
+/// Payload gathered before it is sorted and written.
+const BATCH_BYTES: usize = 8 << 20;
+/// Records that nobody needs, and that are read nevertheless because others lie around them: what
+/// the log shows at once.
+const SKIPPED_MAX: u64 = 1024;
+
+/// Blocks that take the payload of one record.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    lsn: Lsn,
+    /// First block.
+    lba: u64,
+    blocks: u32,
+    /// Number of its first block among all that take payload, in order of LBA.
+    number: u32,
+}
+
+/// What a checkpoint does to the image, block by block.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// In LSN order.
+    pieces: Vec<Piece>,
+    /// Of the blocks that take payload: whether they had a sum, so that they have their place in
+    /// the image. Empty when that is not known.
+    placed: Vec<bool>,
+    /// Their new sums.
+    sums: Vec<Digest>,
+}
+
+/// The payload blocks of a range of blocks, if it takes payload.
+fn payload_blocks(range: &Range<u64>, content: Content) -> usize {
+    match content {
+        Content::Payload { .. } => to_usize(range.end - range.start),
+        Content::Zeros | Content::Hole => 0,
+    }
+}
+
+impl Plan {
+    /// For an intent that is open already.
+    pub(crate) fn of(touched: &Index) -> Plan {
+        let mut pieces = Vec::new();
+        let mut number = 0;
+        for (range, version) in touched.iter() {
+            let blocks = payload_blocks(&range, version.content);
+            if blocks > 0 {
+                pieces.push(Piece {
+                    lsn: version.lsn,
+                    lba: range.start,
+                    blocks: u32::try_from(blocks).expect("a record has 32-bit counts"),
+                    number: u32::try_from(number).expect("a checkpoint has bounded records"),
+                });
+            }
+            number += blocks;
+        }
+        pieces.sort_unstable_by_key(|piece| piece.lsn);
+        Plan {
+            pieces,
+            placed: Vec::new(),
+            sums: vec![Digest::ZERO; number],
+        }
+    }
+
+    /// For a new intent: with the digest of the state without the touched blocks.
+    pub(crate) fn begin(
+        image: &Image,
+        digest: Digest,
+        touched: &Index,
+    ) -> Result<(Plan, Digest), Error> {
+        let mut plan = Plan::of(touched);
+        plan.placed = vec![false; plan.sums.len()];
+        let mut rest = digest;
+        let mut number = 0;
+        let mut cursor = SumCursor::over(image.sums(), touched.iter().map(|(range, _)| range));
+        for (range, version) in touched.iter() {
+            let (start, blocks) = (range.start, payload_blocks(&range, version.content));
+            cursor.visit(range, &mut |lba, sum| {
+                rest = rest.without_block(lba, sum);
+                if blocks > 0 {
+                    plan.placed[number + to_usize(lba - start)] = true;
+                }
+                Ok(())
+            })?;
+            number += blocks;
+        }
+        Ok((plan, rest))
+    }
+
+    /// Writes every touched block and its sum, and gives the digest of the state that results from
+    /// the rest of it. `sync` makes the image durable, because what is first written to holes waits
+    /// in memory and has to be bounded.
+    pub(crate) fn apply(
+        mut self,
+        image: &Image,
+        log: &Arc<Log>,
+        touched: &Index,
+        rest: Digest,
+        sync: &dyn Fn() -> Result<(), Error>,
+    ) -> Result<Digest, Error> {
+        for (range, version) in touched.iter() {
+            match version.content {
+                Content::Payload { .. } => {}
+                Content::Zeros => image.zero(&range)?,
+                Content::Hole => image.punch(&range)?,
+            }
+        }
+        let pieces = std::mem::take(&mut self.pieces);
+        let mut batch = Batch::of(image, self, sync);
+        for cluster in pieces.chunk_by(|a, b| b.lsn.get() - a.lsn.get() <= SKIPPED_MAX) {
+            read(log, cluster, &mut batch)?;
+        }
+        batch.write()?;
+        batch.pipe.finish()?;
+        write_sums(image, touched, &batch.plan.sums, rest)
+    }
+}
+
+/// Takes the payload of every piece out of the log; each record is read once.
+fn read(log: &Arc<Log>, cluster: &[Piece], batch: &mut Batch<'_>) -> Result<(), Error> {
+    let mut left: VecDeque<Piece> = cluster.iter().copied().collect();
+    if let [first, .., last] = cluster {
+        let mut refused = None;
+        let range = LsnRange::new(first.lsn.before(), last.lsn);
+        let scanned = log.scan(range, |header, payload| {
+            while let Some(piece) = left.front().filter(|piece| piece.lsn == header.lsn) {
+                let taken = batch.take(piece, header.lba.0, payload);
+                left.pop_front();
+                taken.inspect_err(|error: &Error| refused = Some(error.clone()))?;
+            }
+            Ok::<(), Error>(())
+        });
+        match (refused, scanned) {
+            (Some(error), _) => return Err(error),
+            (None, Ok(())) => {}
+            // Damage in a record that no block needs stops nothing.
+            (None, Err(error)) => tracing::warn!(%error, "records are read one by one"),
+        }
+    }
+    while let Some(lsn) = left.front().map(|piece| piece.lsn) {
+        let record = log.read_record(lsn)?;
+        while let Some(piece) = left.front().filter(|piece| piece.lsn == lsn) {
+            batch.take(piece, record.header().lba.0, record.payload())?;
+            left.pop_front();
+        }
+    }
+    Ok(())
+}
+
+/// Payload on its way to the image.
+struct Batch<'a> {
+    image: &'a Image,
+    plan: Plan,
+    sync: &'a dyn Fn() -> Result<(), Error>,
+    pipe: WritePipe<'a>,
+    /// First block, payload, and whether the blocks have their place.
+    gathered: Vec<(u64, Bytes, bool)>,
+    bytes: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn of(image: &'a Image, plan: Plan, sync: &'a dyn Fn() -> Result<(), Error>) -> Batch<'a> {
+        Batch {
+            image,
+            plan,
+            sync,
+            pipe: image.writes(),
+            gathered: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Takes a piece out of the payload of its record, which begins at block `first`.
+    fn take(&mut self, piece: &Piece, first: u64, payload: &[u8]) -> Result<(), Error> {
+        let block_size = self.image.block_size();
+        let skipped = to_usize((piece.lba - first) << block_size.shift());
+        let length = (piece.blocks as usize) << block_size.shift();
+        let payload = Buffer::copy_of(&payload[skipped..skipped + length]);
+        let numbers = piece.number as usize..(piece.number + piece.blocks) as usize;
+        let placed = self.plan.placed.get(numbers.clone());
+        let placed = placed.is_none_or(|placed| placed.iter().all(|placed| *placed));
+        self.plan.sums[numbers].copy_from_slice(&block_sums(&payload, block_size));
+        self.gathered.push((piece.lba, Arc::new(payload), placed));
+        self.bytes += length;
+        match self.bytes >= BATCH_BYTES {
+            true => self.write(),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what was gathered, neighbours in one call.
+    fn write(&mut self) -> Result<(), Error> {
+        let shift = self.image.block_size().shift();
+        let mut gathered = std::mem::take(&mut self.gathered);
+        self.bytes = 0;
+        gathered.sort_unstable_by_key(|(lba, ..)| *lba);
+        let end = |(lba, payload, _): &(u64, Bytes, bool)| lba + (payload.len() >> shift) as u64;
+        let mut filled = false;
+        let run_blocks = (RUN_BYTES >> shift) as u64;
+        let same_run = |a: &(u64, Bytes, bool), b: &(u64, Bytes, bool)| {
+            end(a) == b.0 && a.2 == b.2 && a.0 / run_blocks == b.0 / run_blocks
+        };
+        for run in gathered.chunk_by(same_run) {
+            let (lba, placed) = (run[0].0, run[0].2);
+            let buffers = run
+                .iter()
+                .map(|(_, payload, _)| Arc::clone(payload))
+                .collect();
+            if placed {
+                self.pipe.write(self.image.offset(lba), buffers)?;
+            } else {
+                self.image.fill(lba, buffers)?;
+                filled = true;
+            }
+        }
+        if filled {
+            (self.sync)()?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the sums of all touched blocks, page by page, and adds them to the digest.
+fn write_sums(
+    image: &Image,
+    touched: &Index,
+    sums: &[Digest],
+    mut digest: Digest,
+) -> Result<Digest, Error> {
+    let mut writer = SumWriter::over(image.sums(), touched.iter().map(|(range, _)| range));
+    let mut left = sums;
+    for (range, version) in touched.iter() {
+        let blocks = payload_blocks(&range, version.content);
+        if blocks == 0 {
+            writer.zero(range)?;
+            continue;
+        }
+        let (own, rest) = left.split_at(blocks);
+        for (lba, sum) in (range.start..).zip(own) {
+            digest = digest.with_block(lba, *sum);
+        }
+        writer.put(range.start, own)?;
+        left = rest;
+    }
+    writer.flush()?;
+    Ok(digest)
+}

@@ -1,0 +1,149 @@
+//! Operations in flight on one file, a bounded number of them.
+
+use std::collections::VecDeque;
+
+use seawall_wal::IoOp;
+use seawall_wal::disk::{Buffer, Bytes, Completion, File, Operation, Output, Token};
+
+use crate::error::Error;
+
+/// Operations in flight at once: enough to keep a device busy, few enough that a write of the log
+/// does not queue behind many of them.
+const DEPTH: usize = 16;
+
+/// An operation that was submitted, with what it is about.
+#[derive(Debug)]
+struct Flying<T> {
+    token: Token,
+    offset: u64,
+    about: T,
+}
+
+/// What is in flight, oldest first. Nothing is in flight any more once this value is gone.
+#[derive(Debug)]
+pub(crate) struct Pipe<'a, T> {
+    file: &'a File,
+    op: IoOp,
+    flying: VecDeque<Flying<T>>,
+}
+
+impl<'a, T> Pipe<'a, T> {
+    fn of(file: &'a File, op: IoOp) -> Pipe<'a, T> {
+        Pipe {
+            file,
+            op,
+            flying: VecDeque::with_capacity(DEPTH),
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.flying.len() >= DEPTH
+    }
+
+    fn submit(&mut self, offset: u64, about: T, operation: Operation) {
+        let token = self.file.disk().submit(operation);
+        self.flying.push_back(Flying {
+            token,
+            offset,
+            about,
+        });
+    }
+
+    /// Waits for the oldest operation.
+    fn land(&mut self) -> Option<Result<(T, Output), Error>> {
+        let oldest = self.flying.pop_front()?;
+        let done: Completion = self.file.disk().wait(oldest.token);
+        let failed = |source| {
+            let (path, offset) = (self.file.path(), Some(oldest.offset));
+            Error::Log(seawall_wal::Error::io(self.op, path, offset, source))
+        };
+        Some(done.map(|output| (oldest.about, output)).map_err(failed))
+    }
+}
+
+impl<T> Drop for Pipe<'_, T> {
+    fn drop(&mut self) {
+        // OK because whoever drops it early has an error already.
+        while self.land().is_some() {}
+    }
+}
+
+/// Writes in flight.
+#[derive(Debug)]
+pub(crate) struct WritePipe<'a>(Pipe<'a, ()>);
+
+impl<'a> WritePipe<'a> {
+    pub(crate) fn of(file: &'a File) -> WritePipe<'a> {
+        WritePipe(Pipe::of(file, IoOp::Write))
+    }
+
+    /// Submits a write, once there is room for it.
+    pub(crate) fn write(&mut self, offset: u64, buffers: Vec<Bytes>) -> Result<(), Error> {
+        if self.0.is_full() {
+            self.0.land().transpose()?;
+        }
+        let operation = Operation::Write {
+            file: self.0.file.id(),
+            offset,
+            buffers,
+            durable: false,
+        };
+        self.0.submit(offset, (), operation);
+        Ok(())
+    }
+
+    /// Waits for all of them; the first failure counts.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        while let Some(done) = self.0.land() {
+            done?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads of units of one size in flight, named by their number.
+#[derive(Debug)]
+pub(crate) struct ReadPipe<'a> {
+    pipe: Pipe<'a, u64>,
+    unit: usize,
+}
+
+impl<'a> ReadPipe<'a> {
+    pub(crate) fn of(file: &'a File, unit: usize) -> ReadPipe<'a> {
+        ReadPipe {
+            pipe: Pipe::of(file, IoOp::Read),
+            unit,
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.pipe.is_full()
+    }
+
+    pub(crate) fn submit(&mut self, number: u64) {
+        let offset = number * self.unit as u64;
+        let operation = Operation::Read {
+            file: self.pipe.file.id(),
+            offset,
+            buffer: Buffer::zeroed(self.unit),
+        };
+        self.pipe.submit(offset, number, operation);
+    }
+
+    /// The number of the oldest read.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.pipe.flying.front().map(|flying| flying.about)
+    }
+
+    /// What the oldest read gave; shorter than a unit only at the end of the file.
+    pub(crate) fn take(&mut self) -> Option<Result<Buffer, Error>> {
+        let done = self.pipe.land()?;
+        Some(done.map(|(_, output)| match output {
+            Output::Read { mut buffer, filled } => {
+                buffer.truncate(filled);
+                buffer
+            }
+            _ => Buffer::zeroed(0),
+        }))
+    }
+}
