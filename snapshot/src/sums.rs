@@ -258,9 +258,13 @@ impl<'a> Ahead<'a> {
         };
         let read = read.map(|bytes| digests(&bytes).collect());
         let cached = self.sums.cache.with(page, |bytes| digests(bytes).collect());
-        match cached.or(read) {
-            Some(sums) if sums_in(page, self.sums.blocks) == Vec::len(&sums) => Ok(sums),
-            _ => self.sums.read_page(page),
+        let whole = sums_in(page, self.sums.blocks);
+        match cached
+            .or(read)
+            .filter(|sums: &Vec<Digest>| sums.len() == whole)
+        {
+            Some(sums) => Ok(sums),
+            None => self.sums.read_page(page),
         }
     }
 }
