@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::disk::{self, Buffer, Disk, File, OpenMode};
 use crate::frame::FrameKind;
 use crate::handles::{Handles, Key};
-use crate::segment::{FIRST_FRAME_AT, FoundFrame, SegmentFile};
+use crate::segment::{self, FIRST_FRAME_AT, FoundFrame, SegmentFile};
 use crate::{Damage, Error, Lba, LogId, Lsn, LsnRange, RecordKind};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SEAWIDX1");
@@ -164,6 +164,12 @@ pub(crate) fn entries_of(frame: &FoundFrame) -> impl Iterator<Item = Entry> {
         kind: record.header.kind,
         no_hole: record.header.no_hole,
     })
+}
+
+/// Slot of the name of an index, or `None` (L-R5).
+pub(crate) fn slot_of(name: &str) -> Option<u32> {
+    let segment = name.strip_suffix(".idx")?;
+    segment::slot_of(&format!("{segment}.seg"))
 }
 
 /// Path of the index beside the segment file.

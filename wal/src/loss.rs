@@ -2,15 +2,41 @@
 
 use std::sync::Arc;
 
+use crate::disk;
 use crate::entries::Entries;
 use crate::frame::FrameKind;
-use crate::index::entries_of;
+use crate::index::{self, SealedIndex, entries_of};
 use crate::known::KnownDamage;
 use crate::report::{Loss, LossReport};
+use crate::segment::SegmentFile;
 use crate::walk::{Island, Place, Segment, Walk, drop_above};
-use crate::{Corrupt, Damage, Lsn, LsnRange};
+use crate::{Corrupt, Damage, Error, Lsn, LsnRange};
 
 impl Place<'_> {
+    /// The index of a segment that is missing, if it is there, continues the chain and tells of
+    /// every record of the segment.
+    pub(crate) fn index_of_lost(
+        &self,
+        walk: &Walk,
+        generation: u64,
+    ) -> Result<Option<SealedIndex>, Error> {
+        for name in disk::list(self.disk.as_ref(), self.dir)? {
+            let Some(slot) = index::slot_of(&name) else {
+                continue;
+            };
+            let lost = SegmentFile::at_rest(self.handles, self.dir, slot, generation);
+            let Some((summary, index)) = index::open(&lost, self.meta.log) else {
+                continue;
+            };
+            let follows = walk.segments.is_empty()
+                || (summary.first_sequence, summary.first_previous)
+                    == (walk.link.sequence, walk.link.previous);
+            let tells_all = summary.truncated_after.is_none() && index.lsns().after <= walk.head;
+            return Ok((follows && tells_all).then_some(index));
+        }
+        Ok(None)
+    }
+
     /// The first record on disk lies above the tail that meta names: what is between them was
     /// reclaimed by nobody, so it is lost (D20).
     pub(crate) fn miss_the_front(&self, walk: &mut Walk) {
@@ -61,6 +87,9 @@ impl Walk {
         places.extend(self.bad.drain(..).map(|bad| bad.loss));
         let islands = std::mem::take(&mut self.islands);
         let mut head = chain_head;
+        if let Some(index) = self.outlived.take() {
+            self.lose_indexed(&index, &islands, &mut head, &mut places);
+        }
         for island in islands {
             self.keep_island(island, &mut head, &mut places);
         }
@@ -102,6 +131,36 @@ impl Walk {
             blocks: None,
             hole,
         }
+    }
+
+    /// Everything that the index of a missing segment tells of is lost, with its blocks; the
+    /// segment was durable before its index was written (W9). What a later truncation dropped is
+    /// not.
+    fn lose_indexed(
+        &mut self,
+        index: &SealedIndex,
+        islands: &[Island],
+        head: &mut Lsn,
+        places: &mut Vec<Loss>,
+    ) {
+        let lost = LsnRange::new(*head, index.lsns().through);
+        let truncated = islands.iter().any(|island| {
+            let header = &island.frame.header;
+            header.kind == FrameKind::Truncation && header.after < lost.through
+        });
+        if truncated || lost.after >= lost.through {
+            return;
+        }
+        let entries = index.entries(lost);
+        places.push(Loss {
+            blocks: entries.map(|entries| {
+                let blocks = entries.iter().map(|entry| (entry.lba, entry.blocks));
+                blocks.collect()
+            }),
+            ..self.loss_at_stop(lost)
+        });
+        *head = lost.through;
+        self.frontier = self.frontier.max(lost.through);
     }
 
     fn keep_island(&mut self, island: Island, head: &mut Lsn, places: &mut Vec<Loss>) {
@@ -185,3 +244,6 @@ impl Walk {
         known
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use crate::disk::Disk;
 use crate::entries::Entries;
 use crate::frame::{FRAME_ALIGNMENT, FrameHeader, FrameKind};
 use crate::handles::Handles;
-use crate::index::{self, Scanned, Summary};
+use crate::index::{self, Scanned, SealedIndex, Summary};
 use crate::replay::Facts;
 use crate::report::Loss;
 use crate::segment::{FIRST_FRAME_AT, FoundFrame, Scanner, SegmentFile, SegmentHeader};
@@ -99,6 +99,8 @@ pub(crate) struct Walk {
     pub(crate) front: Option<Loss>,
     /// Records above this LSN were dropped because the lineage contradicts them.
     pub(crate) disowned: Option<Lsn>,
+    /// The index of the segment that is missing where the chain ends.
+    pub(crate) outlived: Option<SealedIndex>,
 }
 
 /// Sound frames behind a broken link: evidence, not a source of records (D13).
@@ -171,12 +173,14 @@ impl Place<'_> {
             islands: Vec::new(),
             front: None,
             disowned: None,
+            outlived: None,
         };
         let mut next = self.meta.first_generation;
         let mut last_generation = 0;
         while let Some(generation) = next {
             let Some(file) = files.remove(&generation) else {
                 walk.lost_segment(self.dir, generation);
+                walk.outlived = self.index_of_lost(&walk, generation)?;
                 break;
             };
             last_generation = generation;
