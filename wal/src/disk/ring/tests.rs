@@ -1,7 +1,59 @@
 //! The ring against the contract and at its own edges.
 
+use std::collections::BTreeMap;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
 use super::*;
-use crate::disk::{Buffer, File, OpenMode, Output, contract};
+use crate::disk::{Buffer, Choice, File, OpenMode, Output, contract, open_backend};
+use crate::tests::{Fixture, append};
+use crate::{Error, Lsn};
+
+/// The number of `io_uring_setup` on every architecture.
+const IO_URING_SETUP: i64 = 425;
+
+/// Runs `work` in a thread that may set no ring up, as in many a container.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is forbidden to a thread stays so until it ends"
+)]
+fn without_rings(work: impl FnOnce() + Send) {
+    let rules = BTreeMap::from([(IO_URING_SETUP, Vec::new())]);
+    let refused = SeccompAction::Errno(Errno::PERM.raw_os_error().unsigned_abs());
+    let here = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, here).unwrap();
+    let filter: BpfProgram = filter.try_into().unwrap();
+    std::thread::scope(|scope| {
+        let forbidden = move || {
+            apply_filter(&filter).unwrap();
+            work();
+        };
+        scope.spawn(forbidden).join().unwrap();
+    });
+}
+
+#[test]
+fn where_rings_are_forbidden_a_log_opens_on_the_next_best_backend_which_says_why() {
+    without_rings(|| {
+        let disk = open_backend(Choice::Auto).unwrap();
+        assert_eq!(disk.backend(), "direct");
+        let reason = disk.fallback().expect("a reason").to_owned();
+        assert!(reason.contains("io_uring"), "{reason}");
+        assert!(reason.contains("Operation not permitted"), "{reason}");
+        let volume = Fixture::on_files_with(disk);
+        let (log, _) = volume.open();
+        append(&log, 3);
+        assert_eq!(log.frontiers().durable, Lsn::new(3));
+        assert_eq!(log.disk().fallback(), Some(reason.as_str()));
+        log.close().unwrap();
+
+        let forced = open_backend(Choice::Uring);
+        let Err(Error::Backend { source, .. }) = forced else {
+            panic!("{forced:?}");
+        };
+        assert_eq!(source.kind(), ErrorKind::PermissionDenied);
+    });
+}
 
 /// A ring, or the proof that the refusal is told clearly: some machines forbid rings (L-U4).
 fn ring() -> Option<Arc<RingDisk>> {
