@@ -14,6 +14,7 @@ use crate::index::{Content, Index};
 use crate::pipe::WritePipe;
 use crate::sums::{Digest, SumCursor, SumWriter, block_sums};
 use crate::to_usize;
+use crate::volume::Volume;
 
 /// Payload gathered before it is sorted and written.
 const BATCH_BYTES: usize = 8 << 20;
@@ -103,16 +104,14 @@ impl Plan {
     }
 
     /// Writes every touched block and its sum, and gives the digest of the state that results from
-    /// the rest of it. `sync` makes the image durable, because what is first written to holes waits
-    /// in memory and has to be bounded.
+    /// the rest of it.
     pub(crate) fn apply(
         mut self,
-        image: &Image,
-        log: &Arc<Log>,
+        volume: &Volume,
         touched: &Index,
         rest: Digest,
-        sync: &dyn Fn() -> Result<(), Error>,
     ) -> Result<Digest, Error> {
+        let image = &volume.image;
         for (range, version) in touched.iter() {
             match version.content {
                 Content::Payload { .. } => {}
@@ -121,9 +120,9 @@ impl Plan {
             }
         }
         let pieces = std::mem::take(&mut self.pieces);
-        let mut batch = Batch::of(image, self, sync);
+        let mut batch = Batch::of(volume, self);
         for cluster in pieces.chunk_by(|a, b| b.lsn.get() - a.lsn.get() <= SKIPPED_MAX) {
-            read(log, cluster, &mut batch)?;
+            read(&volume.log, cluster, &mut batch)?;
         }
         batch.write()?;
         batch.pipe.finish()?;
@@ -164,24 +163,27 @@ fn read(log: &Arc<Log>, cluster: &[Piece], batch: &mut Batch<'_>) -> Result<(), 
 
 /// Payload on its way to the image.
 struct Batch<'a> {
+    volume: &'a Volume,
     image: &'a Image,
     plan: Plan,
-    sync: &'a dyn Fn() -> Result<(), Error>,
     pipe: WritePipe<'a>,
     /// First block, payload, and whether the blocks have their place.
     gathered: Vec<(u64, Bytes, bool)>,
     bytes: usize,
+    /// Blocks written.
+    done: usize,
 }
 
 impl<'a> Batch<'a> {
-    fn of(image: &'a Image, plan: Plan, sync: &'a dyn Fn() -> Result<(), Error>) -> Batch<'a> {
+    fn of(volume: &'a Volume, plan: Plan) -> Batch<'a> {
         Batch {
-            image,
+            volume,
+            image: &volume.image,
             plan,
-            sync,
-            pipe: image.writes(),
+            pipe: volume.image.writes(),
             gathered: Vec::new(),
             bytes: 0,
+            done: 0,
         }
     }
 
@@ -207,7 +209,7 @@ impl<'a> Batch<'a> {
     fn write(&mut self) -> Result<(), Error> {
         let shift = self.image.block_size().shift();
         let mut gathered = std::mem::take(&mut self.gathered);
-        self.bytes = 0;
+        let bytes = std::mem::take(&mut self.bytes);
         gathered.sort_unstable_by_key(|(lba, ..)| *lba);
         let end = |(lba, payload, _): &(u64, Bytes, bool)| lba + (payload.len() >> shift) as u64;
         let mut filled = false;
@@ -229,8 +231,14 @@ impl<'a> Batch<'a> {
             }
         }
         if filled {
-            (self.sync)()?;
+            // What is written to holes waits in memory, which has to be bounded.
+            self.volume.synced(self.image.sync_blocks())?;
         }
+        self.done += bytes >> shift;
+        self.volume
+            .edge
+            .pace()
+            .advance(self.done, self.plan.sums.len());
         Ok(())
     }
 }

@@ -21,13 +21,25 @@ use crate::volume::Volume;
 /// pieces is read once (F12).
 const RECORDS_CACHED: usize = 8;
 
+/// Records captured at once, 1 GiB of log in blocks of 4 KiB: a longer way is taken in steps, so
+/// that memory stays bounded.
+const RECORDS_MAX: u64 = 1 << 18;
+
 /// Captures the base through `target`. The caller holds the capture lock.
 pub(crate) fn run(volume: &Volume, target: Lsn) -> Result<Lsn, Error> {
     finish(volume)?;
-    let facts = volume.facts();
-    if target <= facts.checkpoint {
-        return Ok(facts.checkpoint);
+    loop {
+        let checkpoint = volume.facts().checkpoint;
+        if target <= checkpoint {
+            return Ok(checkpoint);
+        }
+        let most = checkpoint.checked_add(RECORDS_MAX);
+        begin(volume, most.map_or(target, |most| most.min(target)))?;
     }
+}
+
+fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
+    let facts = volume.facts();
     volume.log.sync_through(target)?;
     let touched = touched(&volume.log, facts.checkpoint, target)?;
     let (plan, rest) = Plan::begin(&volume.image, facts.digest, &touched)?;
@@ -41,8 +53,7 @@ pub(crate) fn run(volume: &Volume, target: Lsn) -> Result<Lsn, Error> {
             ..facts
         },
     )?;
-    complete(volume, intent, &touched, plan)?;
-    Ok(target)
+    complete(volume, intent, &touched, plan)
 }
 
 /// Finishes a checkpoint that a crash or a failure left open. The caller holds the capture lock.
@@ -85,10 +96,8 @@ fn complete(volume: &Volume, intent: Intent, touched: &Index, plan: Plan) -> Res
     // S5: none of its records is without its place then, so that readers know what is written.
     volume.newest.settle();
     volume.captures.fetch_add(1, Ordering::SeqCst);
-    let image = &volume.image;
-    let sync_blocks = || volume.synced(image.sync_blocks());
-    let digest = plan.apply(image, &volume.log, touched, intent.rest, &sync_blocks)?;
-    volume.synced(image.sync())?;
+    let digest = plan.apply(volume, touched, intent.rest)?;
+    volume.synced(volume.image.sync())?;
     let facts = BaseFacts {
         checkpoint: intent.target,
         digest,

@@ -1,7 +1,6 @@
 //! The only thread of the crate: checkpoint and reclaim when the log has grown past a watermark
 //! (D22).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,13 +9,15 @@ use seawall_wal::{Geometry, Lsn, SegmentInfo};
 
 use crate::error::Error;
 use crate::lock;
+use crate::pace::Pace;
 use crate::volume::Volume;
 
 /// Watermarks of background work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Background {
     /// Retained log above which the image is captured through committed and old segments are
-    /// reclaimed; `None` leaves both to the caller.
+    /// reclaimed; `None` leaves both to the caller. Where so much log again waits for a capture,
+    /// writers are slowed to its pace.
     pub retained_bytes_soft: Option<u64>,
 }
 
@@ -58,7 +59,7 @@ struct Signal {
 #[derive(Debug)]
 pub(crate) struct Edge {
     background: Background,
-    appended: AtomicU64,
+    pace: Pace,
     signal: Arc<(Mutex<Signal>, Condvar)>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -67,7 +68,7 @@ impl Edge {
     pub(crate) fn new(background: Background) -> Edge {
         Edge {
             background,
-            appended: AtomicU64::new(0),
+            pace: Pace::default(),
             signal: Arc::default(),
             thread: Mutex::default(),
         }
@@ -84,6 +85,8 @@ impl Edge {
     )]
     pub(crate) fn start(volume: &Arc<Volume>) {
         let edge = &volume.edge;
+        // OK because too much only makes the first capture early.
+        edge.pace.appended(volume.log.retained_bytes());
         if edge.background.retained_bytes_soft.is_none() {
             return;
         }
@@ -108,12 +111,25 @@ impl Edge {
             return;
         };
         let bytes = bytes as u64;
-        // OK because the count only decides when to look; what is found there decides what to do.
-        let before = self.appended.fetch_add(bytes, Ordering::Relaxed);
+        // The count only decides when to look; what is found there decides what to do.
+        let before = self.pace.appended(bytes);
         let step = (soft / 8).max(1);
         if before / step != (before + bytes) / step {
             self.wake();
         }
+    }
+
+    /// Before an append of so many bytes: lets the capture that is under way get ahead when it is
+    /// far behind. The caller holds no lock.
+    pub(crate) fn admit(&self, bytes: u64) {
+        if let Some(soft) = self.background.retained_bytes_soft {
+            self.pace.admit(bytes, soft);
+        }
+    }
+
+    /// The account of how far captures are behind.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     fn wake(&self) {
@@ -177,10 +193,14 @@ pub(crate) fn step(volume: &Volume) -> Result<bool, Error> {
     if volume.log.retained_bytes() <= soft {
         return Ok(false);
     }
-    volume.checkpoint(None)?;
+    let before = volume.base_state().checkpoint;
+    let through = volume.checkpoint(None)?;
+    if through > before && volume.edge.pace.behind() > soft {
+        volume.edge.wake();
+    }
     // Half of the watermark stays for replicas that come back after a short absence.
     if let Some(target) = reclaim_target(&volume.log.segments(), soft / 2) {
-        volume.advance_tail(target.min(volume.base_state().checkpoint))?;
+        volume.advance_tail(target.min(through))?;
     }
     Ok(volume.log.retained_bytes() > soft)
 }

@@ -103,6 +103,7 @@ mod install;
 mod lost;
 mod newest;
 mod open;
+mod pace;
 mod pipe;
 mod preserve;
 mod rangemap;

@@ -237,6 +237,7 @@ impl Volume {
         self.check_open()?;
         let places: Vec<_> = records.iter().map(place_of).collect();
         let bytes = records.iter().map(Record::bytes).sum::<usize>();
+        self.edge.admit(bytes as u64);
         self.log.admit(bytes as u64)?;
         let result = {
             let _alone = self.newest.all_alone();
@@ -269,7 +270,12 @@ impl Volume {
             return Err(self.incomplete());
         }
         let committed = self.log.frontiers().committed;
-        let target = target.unwrap_or(committed);
+        let Some(target) = target else {
+            let capture = self.edge.pace().begin();
+            let through = checkpoint::run(self, committed)?;
+            capture.succeed();
+            return Ok(through);
+        };
         if target > committed {
             return Err(Error::Log(seawall_wal::Error::Chain {
                 action: "capture the base through",

@@ -61,6 +61,7 @@ impl Volume {
         let end = offset + bytes.len() as u64;
         let lba = offset / size;
         let blocks = end.div_ceil(size) - lba;
+        self.edge.admit(blocks * size);
         self.log.admit(blocks * size)?;
         if offset.is_multiple_of(size) && end.is_multiple_of(size) {
             let change = Change::write(Lba(lba), block_size, Buffer::copy_of(bytes));
@@ -121,6 +122,7 @@ impl Volume {
         let mut last = None;
         while lba < end {
             let blocks = u32::try_from(end - lba).unwrap_or(u32::MAX);
+            self.edge.admit(RecordHeader::BYTES as u64);
             self.log.admit(0)?;
             let _shared = self.newest.share(&(lba..lba + u64::from(blocks)));
             last = Some(self.append(change(Lba(lba), blocks))?);

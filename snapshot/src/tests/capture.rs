@@ -287,3 +287,16 @@ fn a_replica_sees_every_record_it_took_even_when_a_later_one_is_refused() {
     replica.truncate(lsn(1)).unwrap();
     assert_eq!(get(&replica, 1), 1);
 }
+
+#[test]
+fn damage_in_a_record_that_no_block_needs_stops_no_capture() {
+    let sim = SimDisk::new(1);
+    let volume = Place::simulated(&sim).primary();
+    for (lba, value) in [(1, 11), (2, 12), (1, 13), (3, 14)] {
+        put(&volume, lba, value);
+    }
+    repair::damage_the_record(&sim, 11);
+    assert_eq!(volume.checkpoint(None).unwrap(), lsn(4));
+    assert_eq!([1, 2, 3].map(|lba| get(&volume, lba)), [13, 12, 14]);
+    assert_eq!(volume.digest().1, digest_of(&[(1, 13), (2, 12), (3, 14)]));
+}

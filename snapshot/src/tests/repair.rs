@@ -107,7 +107,7 @@ fn no_older_version_passes_for_one_that_the_log_lost() {
 }
 
 /// Flips a bit in the payload of the record that writes `value`.
-fn damage_the_record(sim: &Arc<SimDisk>, value: u8) {
+pub(super) fn damage_the_record(sim: &Arc<SimDisk>, value: u8) {
     for path in sim.paths().into_iter().filter(|path| wal(path)) {
         let bytes = sim.read_file(&path).unwrap();
         if let Some(at) = bytes.windows(BLOCK).position(|part| part == [value; BLOCK]) {
