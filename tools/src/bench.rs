@@ -5,20 +5,27 @@
 //! the comparison with other logs.
 
 mod append;
+mod checkpoint;
 mod counting;
 pub mod device;
 mod engine;
 mod floor;
 mod floor_read;
 mod histogram;
+mod image_read;
+mod open;
 mod paired;
+mod pinned;
+mod places;
 mod read;
 mod replay;
 mod report;
 mod stored;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod write;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -33,16 +40,23 @@ use crate::error::Error;
 use crate::exit::Exit;
 
 pub use append::Append;
+pub use checkpoint::Checkpoint;
 pub use counting::{Counters, Counting};
 pub use engine::{Engine, Load, Shape};
-pub use floor::Floor;
+pub use floor::{BatchFloor, Floor};
 pub use floor_read::ReadFloor;
 pub use histogram::Histogram;
+pub use image_read::ImageRead;
+pub use open::Open;
 pub use paired::Spread;
+pub use pinned::Pinned;
+pub use places::{Places, Shuffled};
 pub use read::Read;
 pub use replay::Replay;
 pub use stored::Stored;
+pub use subject::{Order, Sizes, Subject};
 pub use turn::{Caller, Turn, Until, turn};
+pub use write::Write as VolumeWrite;
 
 /// Measures the engine and the raw floor of the same disk, in one run.
 #[derive(Debug, clap::Args)]
@@ -61,6 +75,16 @@ pub enum Work {
     Read(Read),
     /// Replay of the whole log, and how long it takes to open
     Replay(Replay),
+    /// Durable random writes through a volume, with checkpoints running
+    Write(VolumeWrite),
+    /// Checked reads of a volume, from its image and from its log
+    ImageRead(ImageRead),
+    /// Captures of the log into the image
+    Checkpoint(Checkpoint),
+    /// How long volumes of several sizes take to open
+    Open(Open),
+    /// Writes beside a pinned base, idle and streamed
+    Pinned(Pinned),
 }
 
 /// What every work has.
@@ -133,6 +157,11 @@ impl Run {
     }
 }
 
+/// A length that a buffer has or gets.
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 fn parse_length(text: &str) -> Result<usize, String> {
     usize::try_from(parse_size(text)?).map_err(|_| format!("{text} does not fit into memory"))
 }
@@ -146,12 +175,22 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         Work::Append(args) => (append::measure(args)?, args.run.json),
         Work::Read(args) => (read::measure(args)?, args.run.json),
         Work::Replay(args) => (replay::measure(args)?, args.run.json),
+        Work::Write(args) => (write::measure(args)?, args.run.json),
+        Work::ImageRead(args) => (image_read::measure(args)?, args.run.json),
+        Work::Checkpoint(args) => (checkpoint::measure(args)?, args.run.json),
+        Work::Open(args) => (open::measure(args)?, args.run.json),
+        Work::Pinned(args) => (pinned::measure(args)?, args.run.json),
     };
     match &args.work {
         _ if json => writeln!(out, "{result}")?,
         Work::Append(_) => append::print(&result, out)?,
         Work::Read(_) => read::print(&result, out)?,
         Work::Replay(_) => replay::print(&result, out)?,
+        Work::Write(_) => write::print(&result, out)?,
+        Work::ImageRead(_) => image_read::print(&result, out)?,
+        Work::Checkpoint(_) => checkpoint::print(&result, out)?,
+        Work::Open(_) => open::print(&result, out)?,
+        Work::Pinned(_) => pinned::print(&result, out)?,
     }
     Ok(Exit::Fine)
 }

@@ -138,10 +138,8 @@ impl Contest<'_> {
         spent.processor += processor_time() - processor;
         spent.read += read;
         if let Some((before, after)) = traffic.zip(self.device.traffic()) {
-            let new = after.since(before);
-            let sum = spent.traffic.get_or_insert_default();
-            sum.flushes += new.flushes;
-            sum.bytes += new.bytes;
+            let sum = spent.traffic.unwrap_or_default();
+            spent.traffic = Some(sum.plus(after.since(before)));
         }
         Ok(turn)
     }

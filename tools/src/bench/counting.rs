@@ -1,9 +1,11 @@
 //! A backend that counts what reaches the device and passes everything on.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use seawall_wal::disk::{Completion, Disk, FileId, MappedFile, Operation, Token};
+use seawall_wal::disk::{Completion, Disk, FileId, MappedFile, Operation, Output, Token};
 
 /// What was submitted so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +14,12 @@ pub struct Counters {
     pub syncs: u64,
     /// Bytes of writes.
     pub bytes: u64,
+    /// Of these, bytes of the blocks of an image.
+    pub image: u64,
+    /// Of these, bytes of the sums of an image.
+    pub sums: u64,
+    /// Of these, bytes of blocks kept for pinned views.
+    pub preserved: u64,
 }
 
 impl Counters {
@@ -21,6 +29,42 @@ impl Counters {
         Counters {
             syncs: self.syncs - before.syncs,
             bytes: self.bytes - before.bytes,
+            image: self.image - before.image,
+            sums: self.sums - before.sums,
+            preserved: self.preserved - before.preserved,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, more: Counters) -> Counters {
+        Counters {
+            syncs: self.syncs + more.syncs,
+            bytes: self.bytes + more.bytes,
+            image: self.image + more.image,
+            sums: self.sums + more.sums,
+            preserved: self.preserved + more.preserved,
+        }
+    }
+}
+
+/// The files of a base whose bytes are told apart; those of the log and of meta are the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Image,
+    Sums,
+    Preserved,
+}
+
+impl Part {
+    const COUNT: usize = 3;
+
+    fn named(path: &Path) -> Option<Part> {
+        match path.file_name()?.to_str()? {
+            "image" => Some(Part::Image),
+            "sums" => Some(Part::Sums),
+            name if name.starts_with("preserved") => Some(Part::Preserved),
+            _ => None,
         }
     }
 }
@@ -32,6 +76,9 @@ pub struct Counting {
     maps: bool,
     syncs: AtomicU64,
     bytes: AtomicU64,
+    of_parts: [AtomicU64; Part::COUNT],
+    /// Open files of a base.
+    parts: RwLock<HashMap<FileId, Part>>,
 }
 
 impl Counting {
@@ -43,6 +90,8 @@ impl Counting {
             maps,
             syncs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            of_parts: Default::default(),
+            parts: RwLock::default(),
         })
     }
 
@@ -50,9 +99,13 @@ impl Counting {
     // Relaxed everywhere: the counters carry no other memory with them.
     #[must_use]
     pub fn counters(&self) -> Counters {
+        let part = |part: Part| self.of_parts[part as usize].load(Ordering::Relaxed);
         Counters {
             syncs: self.syncs.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
+            image: part(Part::Image),
+            sums: part(Part::Sums),
+            preserved: part(Part::Preserved),
         }
     }
 
@@ -62,16 +115,36 @@ impl Counting {
                 self.syncs.fetch_add(1, Ordering::Relaxed);
             }
             Operation::Write {
-                buffers, durable, ..
+                file,
+                buffers,
+                durable,
+                ..
             } => {
-                let bytes = buffers.iter().map(|buffer| buffer.len() as u64).sum();
-                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.written(
+                    *file,
+                    buffers.iter().map(|buffer| buffer.len() as u64).sum(),
+                );
                 self.syncs.fetch_add(u64::from(*durable), Ordering::Relaxed);
             }
-            Operation::WriteZeros { length, .. } => {
-                self.bytes.fetch_add(*length, Ordering::Relaxed);
-            }
+            Operation::WriteZeros { file, length, .. } => self.written(*file, *length),
             _ => {}
+        }
+    }
+
+    fn written(&self, file: FileId, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = parts.get(&file) {
+            self.of_parts[*part as usize].fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Remembers what a file is that was opened.
+    fn opened(&self, part: Option<Part>, completion: &Completion) {
+        if let (Some(part), Ok(Output::File(file))) = (part, completion) {
+            // Ids are never used again, so nothing has to be forgotten.
+            let mut parts = self.parts.write().unwrap_or_else(PoisonError::into_inner);
+            parts.insert(*file, part);
         }
     }
 }
@@ -84,7 +157,14 @@ impl Disk for Counting {
 
     fn run(&self, operation: Operation) -> Completion {
         self.count(&operation);
-        self.inner.run(operation)
+        // Files are opened by a call that waits.
+        let part = match &operation {
+            Operation::Open { path, .. } => Part::named(path),
+            _ => None,
+        };
+        let completion = self.inner.run(operation);
+        self.opened(part, &completion);
+        completion
     }
 
     fn durable_writes(&self) -> bool {
@@ -160,8 +240,32 @@ mod tests {
         let expected = Counters {
             syncs: 3,
             bytes: 128 + 3 * 512,
+            ..Counters::default()
         };
         assert_eq!(disk.counters().since(before), expected);
+    }
+
+    #[test]
+    fn the_files_of_a_base_are_told_apart_by_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Counting::over(common::disk(), true);
+        for (name, bytes) in [
+            ("image", 512),
+            ("sums", 16),
+            ("preserved-1", 1024),
+            ("meta", 1),
+        ] {
+            let file = file(&disk, &dir.path().join(name));
+            file.write_bytes(0, Buffer::zeroed(bytes)).unwrap();
+        }
+        let expected = Counters {
+            syncs: 0,
+            bytes: 512 + 16 + 1024 + 1,
+            image: 512,
+            sums: 16,
+            preserved: 1024,
+        };
+        assert_eq!(disk.counters(), expected);
     }
 
     #[test]

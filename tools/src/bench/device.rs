@@ -67,6 +67,15 @@ impl Traffic {
             bytes: self.bytes - before.bytes,
         }
     }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, more: Traffic) -> Traffic {
+        Traffic {
+            flushes: self.flushes + more.flushes,
+            bytes: self.bytes + more.bytes,
+        }
+    }
 }
 
 /// Fields as in Documentation/block/stat.rst of the kernel.

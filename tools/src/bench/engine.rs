@@ -14,6 +14,7 @@ use seawall_wal::{
 };
 
 use crate::bench::incompressible;
+use crate::bench::subject::settled;
 use crate::bench::turn::{Caller, Turn, Until, turn};
 use crate::common;
 use crate::edge;
@@ -289,21 +290,8 @@ impl Engine {
         let pool = POOL_SEGMENTS * self.shape.segment_bytes;
         let bytes = self.shape.retained_bytes.unwrap_or(0) + pool;
         self.fill(self.shape.records(bytes), Load::FILL)?;
-        self.settle();
+        settled(|| self.log.stats());
         Ok(())
-    }
-
-    /// Waits until the background has prepared what it wants to have ready, for some seconds.
-    fn settle(&self) {
-        let pause = Duration::from_millis(100);
-        let mut before = None;
-        for _ in 0..100 {
-            let now = self.log.stats();
-            if before.replace(now) == Some(now) {
-                return;
-            }
-            edge::pause(pause);
-        }
     }
 
     /// Appends until the last segment is half full: as much is to be scanned after a crash,

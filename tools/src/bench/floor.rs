@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Mode, OFlags};
 use seawall_wal::disk::Buffer;
 
-use crate::bench::incompressible;
 use crate::bench::turn::{Turn, Until, turn};
+use crate::bench::{incompressible, to_usize};
 use crate::error::Error;
 
 /// The file that is overwritten, and how often the sequential floor syncs.
@@ -58,18 +58,12 @@ impl Floor {
         stream: bool,
     ) -> Result<Floor, Error> {
         let path = dir.join(name);
-        prepare(&path)?;
+        prepare(&path, FILE_BYTES)?;
         let sync = match stream {
             true => OFlags::empty(),
             false => OFlags::DSYNC,
         };
-        let direct = OFlags::WRONLY | OFlags::DIRECT | sync;
-        let file = match rustix::fs::open(&path, direct, Mode::empty()) {
-            Ok(file) => file,
-            // A file system without O_DIRECT has no lower floor than this.
-            Err(_) => rustix::fs::open(&path, OFlags::WRONLY | sync, Mode::empty())
-                .map_err(std::io::Error::from)?,
-        };
+        let file = open_direct(&path, sync)?;
         Ok(Floor {
             file,
             bytes: Buffer::copy_of(&incompressible(length)),
@@ -114,14 +108,65 @@ impl Floor {
     }
 }
 
+/// Direct overwrites of one file that a single sync makes durable: what a checkpoint cannot beat.
+#[derive(Debug)]
+pub struct BatchFloor {
+    file: OwnedFd,
+}
+
+impl BatchFloor {
+    /// A written file of so many bytes.
+    ///
+    /// # Errors
+    /// The directory takes no files.
+    pub fn over(dir: &Path, bytes: u64) -> Result<BatchFloor, Error> {
+        let path = dir.join("floor-batch");
+        prepare(&path, bytes)?;
+        let file = open_direct(&path, OFlags::empty())?;
+        Ok(BatchFloor { file })
+    }
+
+    /// Writes of `length` bytes at these offsets, so many at once, and one fdatasync: together one
+    /// operation.
+    ///
+    /// # Errors
+    /// The first failed write.
+    pub fn batch(&self, depth: u32, offsets: &[u64], length: usize) -> Result<Turn, Error> {
+        let bytes = Buffer::copy_of(&incompressible(length));
+        turn(1, 1, Until::Done(1), |_| {
+            || {
+                let next = AtomicU64::new(0);
+                let write = || {
+                    // Relaxed: only uniqueness counts.
+                    let number = to_usize(next.fetch_add(1, Ordering::Relaxed));
+                    write_all(&self.file, &bytes, offsets[number])
+                };
+                turn(depth, 1, Until::Done(offsets.len() as u64), |_| write)?;
+                rustix::fs::fdatasync(&self.file).map_err(std::io::Error::from)?;
+                Ok(())
+            }
+        })
+    }
+}
+
+/// Opens for writes past the page cache; a file system without them has no lower floor than writes
+/// through it.
+fn open_direct(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
+    let flags = OFlags::WRONLY | flags;
+    let direct = rustix::fs::open(path, flags | OFlags::DIRECT, Mode::empty());
+    let file = direct.or_else(|_| rustix::fs::open(path, flags, Mode::empty()));
+    Ok(file.map_err(std::io::Error::from)?)
+}
+
 /// Fills the file with zeros and syncs it, so that overwriting changes no metadata.
-fn prepare(path: &Path) -> Result<(), Error> {
+fn prepare(path: &Path, bytes: u64) -> Result<(), Error> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let mode = Mode::RUSR | Mode::WUSR;
     let file = rustix::fs::open(path, flags, mode).map_err(std::io::Error::from)?;
     let zeros = vec![0; STREAM_BYTES];
-    for offset in (0..FILE_BYTES).step_by(STREAM_BYTES) {
-        write_all(&file, &zeros, offset)?;
+    for offset in (0..bytes).step_by(STREAM_BYTES) {
+        let length = to_usize(bytes - offset).min(STREAM_BYTES);
+        write_all(&file, &zeros[..length], offset)?;
     }
     rustix::fs::fsync(&file).map_err(std::io::Error::from)?;
     Ok(())
@@ -137,7 +182,10 @@ fn write_all(file: &OwnedFd, bytes: &[u8], offset: u64) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use seawall_wal::disk::{File, OpenMode};
+
     use super::*;
+    use crate::common;
 
     #[test]
     fn the_sequential_floor_is_told_in_records() {
@@ -146,6 +194,25 @@ mod tests {
         let turn = stream.turn(1, Until::Done(3)).unwrap();
         assert!((turn.records() - 768.0).abs() < 1e-9);
         assert_eq!(stream.writes.into_inner(), 3);
+    }
+
+    #[test]
+    fn a_batch_is_one_operation_that_writes_every_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let floor = BatchFloor::over(dir.path(), 100 << 10).unwrap();
+        let turn = floor.batch(4, &[0, 8192, 96 << 10], 4096).unwrap();
+        assert!((turn.records() - 1.0).abs() < 1e-9);
+        let path = dir.path().join("floor-batch");
+        let file = File::open(&common::disk(), &path, OpenMode::Read).unwrap();
+        let bytes = file.read(0, 200 << 10).unwrap();
+        let written = bytes.chunks(4096).map(|page| page != [0; 4096]);
+        let written: Vec<usize> = (0..)
+            .zip(written)
+            .filter(|two| two.1)
+            .map(|two| two.0)
+            .collect();
+        assert_eq!(written, [0, 2, 24]);
+        assert_eq!(bytes.len(), 100 << 10);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Mode, OFlags};
 use seawall_wal::disk::Buffer;
 
+use super::to_usize;
 use super::turn::{Turn, Until, turn};
 use crate::error::Error;
 
@@ -101,6 +102,25 @@ impl ReadFloor {
         })
     }
 
+    /// Direct reads of `length` bytes of the first file, one in flight for each caller, at the
+    /// offsets that each caller's own source yields.
+    ///
+    /// # Errors
+    /// The first failed read.
+    pub fn at<P: FnMut() -> u64>(
+        &self,
+        callers: u32,
+        length: usize,
+        until: Until,
+        offsets: impl Fn(usize) -> P + Sync,
+    ) -> Result<Turn, Error> {
+        turn(callers, 1, until, |index| {
+            let mut next = offsets(index);
+            let mut buffer = Buffer::zeroed(length);
+            move || read(&self.direct[0], &mut buffer, next()).map(drop)
+        })
+    }
+
     /// Every byte once, in direct reads of 1 MiB, 4 in flight; an operation is one of them.
     ///
     /// # Errors
@@ -174,10 +194,6 @@ fn read(used: &Used, buffer: &mut [u8], offset: u64) -> Result<usize, Error> {
     }
 }
 
-fn to_usize(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use seawall_wal::disk::{File, OpenMode};
@@ -214,6 +230,16 @@ mod tests {
         let random = floor.random(2, 4096, Until::Done(500)).unwrap();
         assert!((random.records() - 500.0).abs() < 1e-9);
         assert!((floor.scan(2, Until::Done(4)).unwrap().records() - 4.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn reads_at_given_offsets_end_where_the_file_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let floor = floor(dir.path());
+        let inside = floor.at(2, 4096, Until::Done(4), |_| || 3 * MIB as u64);
+        assert!((inside.unwrap().records() - 4.0).abs() < 1e-9);
+        let behind = floor.at(1, 4096, Until::Done(1), |_| || 4 * MIB as u64);
+        assert!(matches!(behind, Err(Error::Output(_))));
     }
 
     #[test]

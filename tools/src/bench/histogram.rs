@@ -71,6 +71,18 @@ impl Histogram {
         });
         reached.map_or(0.0, |index| time_of(index) as f64 / 1000.0)
     }
+
+    /// How many times are longer than so many microseconds, and how many seconds they add up to.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a time for people to read")]
+    pub fn above(&self, microseconds: f64) -> (u64, f64) {
+        let times = self.counts.iter().enumerate();
+        let times = times.map(|(index, count)| (time_of(index) as f64 / 1000.0, *count));
+        let longer = times.filter(|(time, _)| *time > microseconds);
+        longer.fold((0, 0.0), |(number, seconds), (time, count)| {
+            (number + count, seconds + time * count as f64 / 1e6)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +115,18 @@ mod tests {
         let longest = fast.microseconds(1000);
         assert!((990.0..=1000.0).contains(&longest), "{longest}");
         assert!((fast.microseconds(991) - longest).abs() < 1e-9);
+    }
+
+    #[test]
+    fn times_above_a_bound_are_counted_and_added_up() {
+        let mut histogram = Histogram::default();
+        (0..100).for_each(|_| histogram.add(Duration::from_micros(10)));
+        (0..4).for_each(|_| histogram.add(Duration::from_millis(250)));
+        let (number, seconds) = histogram.above(1000.0);
+        assert_eq!(number, 4);
+        assert!((0.99..=1.0).contains(&seconds), "{seconds}");
+        assert_eq!(histogram.above(1e9).0, 0);
+        assert_eq!(histogram.above(0.0).0, 104);
     }
 
     #[test]

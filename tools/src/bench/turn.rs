@@ -93,6 +93,21 @@ impl Turn {
         self.latencies.microseconds(permille)
     }
 
+    /// The same, with more time until its end.
+    #[must_use]
+    pub fn lasting(self, more: Duration) -> Turn {
+        Turn {
+            elapsed: self.elapsed + more,
+            ..self
+        }
+    }
+
+    /// How many operations took longer than so many microseconds, and how many seconds together.
+    #[must_use]
+    pub fn slower_than(&self, microseconds: f64) -> (u64, f64) {
+        self.latencies.above(microseconds)
+    }
+
     /// Several turns as one.
     #[must_use]
     pub fn all(turns: &[Turn]) -> Turn {
@@ -247,6 +262,15 @@ mod tests {
         let refuse = |_| || Err(Error::Usage("enough".into()));
         let error = turn(2, 1, Until::Done(10), refuse).unwrap_err();
         assert!(matches!(error, Error::Usage(text) if text == "enough"));
+    }
+
+    #[test]
+    fn time_that_is_added_lowers_the_rate_and_leaves_the_latencies() {
+        let one = turn(1, 1, Until::Done(5), |_| || Ok(())).unwrap();
+        let longer = one.clone().lasting(Duration::from_secs(1));
+        assert_eq!(longer.elapsed(), one.elapsed() + Duration::from_secs(1));
+        assert!(longer.per_second() < 5.0);
+        assert!((longer.microseconds(1000) - one.microseconds(1000)).abs() < 1e-9);
     }
 
     #[test]
