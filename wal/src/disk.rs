@@ -149,6 +149,22 @@ pub enum Operation {
         /// Number of bytes.
         length: u64,
     },
+    /// Makes a byte range of `file` hold what the range of `from` holds, and share its space where
+    /// the file system can. Grows the file where the range ends behind it; holes may become written
+    /// zeros. Fails with `UnexpectedEof` where `from` ends first. The ranges MUST NOT overlap.
+    /// Durable like any other write, by a later `Sync` of `file`: [`Output::Done`].
+    Copy {
+        /// The handle that is read.
+        from: FileId,
+        /// First byte in it.
+        from_offset: u64,
+        /// The handle that is written.
+        file: FileId,
+        /// First byte in it.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
     /// First byte range at or behind `offset` that may hold data: [`Output::Data`]. A backend that
     /// cannot tell answers with everything behind `offset`.
     NextData {

@@ -23,6 +23,8 @@ pub enum IoOp {
     SetLength,
     /// Punch a hole.
     PunchHole,
+    /// Copy a range from another file.
+    Copy,
     /// Look for data between holes.
     NextData,
     /// Take the lock.
@@ -51,6 +53,7 @@ impl fmt::Display for IoOp {
             IoOp::Length => "stat",
             IoOp::SetLength => "set the size of",
             IoOp::PunchHole => "punch a hole in",
+            IoOp::Copy => "copy a range to",
             IoOp::NextData => "look for data in",
             IoOp::Lock => "lock",
             IoOp::List => "list",

@@ -27,6 +27,7 @@ fn may_change(operation: &Operation) -> bool {
         | Operation::WriteZeros { .. }
         | Operation::SetLength { .. }
         | Operation::PunchHole { .. }
+        | Operation::Copy { .. }
         | Operation::MakeDir { .. }
         | Operation::Rename { .. }
         | Operation::Remove { .. } => true,

@@ -329,6 +329,28 @@ impl File {
         self.run(IoOp::PunchHole, Some(offset), operation).map(drop)
     }
 
+    /// Makes `length` bytes at `offset` those that `from` has at `from_offset`, and shares their
+    /// space where the file system can; durable after a sync. Both files are of the same disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`], of kind `UnexpectedEof` when `from` is too short.
+    pub fn copy_from(
+        &self,
+        offset: u64,
+        from: &File,
+        from_offset: u64,
+        length: u64,
+    ) -> Result<(), Error> {
+        let operation = Operation::Copy {
+            from: from.id,
+            from_offset,
+            file: self.id,
+            offset,
+            length,
+        };
+        self.run(IoOp::Copy, Some(offset), operation).map(drop)
+    }
+
     /// First byte range `[first, second)` at or behind `offset` that may hold data.
     ///
     /// # Errors

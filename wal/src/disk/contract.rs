@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Buffer, Bytes, Disk, File, FileId, OpenMode, Operation, Output};
 use crate::error::Error;
 
+mod copies;
 mod ways;
 
 type Case = fn(&Arc<dyn Disk>, &Path);
@@ -38,6 +39,9 @@ pub(super) fn contract(mut make: impl FnMut() -> (Arc<dyn Disk>, PathBuf)) {
         a_close_finishes_what_is_in_flight_on_its_handle,
         missing_directories_are_errors,
         many_threads_share_one_disk,
+        copies::a_copied_range_holds_what_its_source_held,
+        copies::a_copy_that_cannot_be_whole_is_refused,
+        copies::a_copy_is_finished_before_either_handle_closes,
         ways::writes_of_every_alignment_are_seen_by_every_handle,
         ways::a_durable_write_grows_the_file,
         ways::a_view_sees_direct_writes,
@@ -340,7 +344,7 @@ fn a_closed_handle_fails_every_operation(disk: &Arc<dyn Disk>, directory: &Path)
     let file = create(disk, &directory.join("a"));
     let id = file.id();
     drop(file);
-    let operations: [fn(FileId) -> Operation; 10] = [
+    let operations: [fn(FileId) -> Operation; 11] = [
         |file| Operation::Close { file },
         |file| Operation::Read {
             file,
@@ -364,6 +368,13 @@ fn a_closed_handle_fails_every_operation(disk: &Arc<dyn Disk>, directory: &Path)
         |file| Operation::WriteZeros {
             file,
             offset: 0,
+            length: 1,
+        },
+        |file| Operation::Copy {
+            from: file,
+            from_offset: 0,
+            file,
+            offset: 1,
             length: 1,
         },
         |file| Operation::NextData { file, offset: 0 },

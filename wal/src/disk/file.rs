@@ -105,7 +105,6 @@ impl FileDisk {
     }
 
     /// Both descriptors of a file, which stay open while the answer lives.
-    #[cfg(target_os = "linux")]
     pub(super) fn shared(&self, id: FileId) -> io::Result<Arc<Open>> {
         let handle = self.handle(id)?;
         let file = handle.read().unwrap_or_else(PoisonError::into_inner);
@@ -156,6 +155,17 @@ impl FileDisk {
             } => self
                 .with_open(file, |open| open.punch_hole(offset, length))
                 .map(done),
+            Operation::Copy {
+                from,
+                from_offset,
+                file,
+                offset,
+                length,
+            } => {
+                let from = self.shared(from)?;
+                let copy = |open: &Open| open.copy_from(offset, &from, from_offset, length);
+                self.with_open(file, copy).map(done)
+            }
             Operation::NextData { file, offset } => self
                 .with_open(file, |open| open.next_data(offset))
                 .map(Output::Data),

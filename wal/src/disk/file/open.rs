@@ -203,6 +203,50 @@ impl Open {
         }
     }
 
+    /// The file system copies, as far as it can; the rest goes through memory.
+    pub(super) fn copy_from(
+        &self,
+        offset: u64,
+        from: &Open,
+        from_offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        let fits = |first: u64| {
+            first
+                .checked_add(length)
+                .is_some_and(|end| i64::try_from(end).is_ok())
+        };
+        if !fits(offset) || !fits(from_offset) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        if from.length()? < from_offset + length {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let done = system::copy_range(&from.file, from_offset, &self.file, offset, length)?;
+        self.copy_piecewise(offset + done, from, from_offset + done, length - done)
+    }
+
+    pub(super) fn copy_piecewise(
+        &self,
+        offset: u64,
+        from: &Open,
+        from_offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < length {
+            let left = usize::try_from(length - done).unwrap_or(usize::MAX);
+            let mut bytes = Buffer::zeroed(left.min(ZEROS_BYTES));
+            if from.read(from_offset + done, &mut bytes)? < bytes.len() {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            let count = bytes.len() as u64;
+            self.write(offset + done, vec![Arc::new(bytes)], false)?;
+            done += count;
+        }
+        Ok(())
+    }
+
     pub(super) fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
         let size = self.length()?;
         match offset < size {

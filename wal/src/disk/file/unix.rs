@@ -16,9 +16,13 @@ use super::open::Direct;
 use crate::disk::OpenMode;
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{deallocate, forget_cached, open_direct, write_durable_at, zero_range};
+pub(super) use linux::{
+    copy_range, deallocate, forget_cached, open_direct, write_durable_at, zero_range,
+};
 #[cfg(not(target_os = "linux"))]
-pub(super) use other::{deallocate, forget_cached, open_direct, write_durable_at, zero_range};
+pub(super) use other::{
+    copy_range, deallocate, forget_cached, open_direct, write_durable_at, zero_range,
+};
 
 /// What the system says to a closed handle.
 pub(super) fn bad_handle_code() -> i32 {
@@ -147,6 +151,30 @@ mod linux {
         }
     }
 
+    /// Copies a range, as a clone that shares its space where the file system has clones; gives the
+    /// number of bytes done, which is less where the two files cannot be copied so.
+    pub(in super::super) fn copy_range(
+        from: &File,
+        from_offset: u64,
+        to: &File,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<u64> {
+        let mut done = 0;
+        while done < length {
+            let left = usize::try_from(length - done).unwrap_or(usize::MAX);
+            let (mut source, mut target) = (from_offset + done, offset + done);
+            match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), left)
+            {
+                Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => break,
+                Ok(count) => done += count as u64,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(done)
+    }
+
     /// Turns a range into written zeros without writing them; `false` where that cannot be done.
     pub(in super::super) fn zero_range(file: &File, offset: u64, length: u64) -> io::Result<bool> {
         allocate(file, WRITE_ZEROES, offset, length)
@@ -186,6 +214,16 @@ mod other {
 
     pub(in super::super) fn open_direct(_: &File, _: OpenMode) -> Option<Direct> {
         None
+    }
+
+    pub(in super::super) fn copy_range(
+        _: &File,
+        _: u64,
+        _: &File,
+        _: u64,
+        _: u64,
+    ) -> io::Result<u64> {
+        Ok(0)
     }
 
     pub(in super::super) fn zero_range(_: &File, _: u64, _: u64) -> io::Result<bool> {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::image::{FileImage, SECTOR};
 use super::names::{self, Names, NodeId, Place, ROOT};
 use super::rng::Rng;
-use crate::disk::Bytes;
+use crate::disk::{Buffer, Bytes};
 
 /// The largest offset a file can have.
 const OFFSET_MAX: u64 = i64::MAX.unsigned_abs();
@@ -377,4 +378,17 @@ impl Media {
         }
         self.close_all();
     }
+}
+
+/// So many zeros, of which memory holds few.
+pub(super) fn zeros(length: u64) -> Vec<Bytes> {
+    const PIECE: u64 = 1 << 16;
+    let whole = Arc::new(Buffer::zeroed(1 << 16));
+    let mut buffers = Vec::new();
+    for _ in 0..length / PIECE {
+        buffers.push(Arc::clone(&whole));
+    }
+    let rest = usize::try_from(length % PIECE).expect("less than a piece");
+    buffers.push(Arc::new(Buffer::zeroed(rest)));
+    buffers
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::super::file::{bad_handle, used_token};
 use super::super::{Buffer, Bytes, Completion, FileId, OpenMode, Operation, Output, Token};
 use super::fault::{Effect, Script};
-use super::media::{Change, Media};
+use super::media::{Change, Media, zeros};
 use super::names::NodeId;
 use super::rng::Rng;
 use crate::error::IoOp;
@@ -190,7 +190,7 @@ impl State {
     fn earlier_on(&self, file: FileId, close: Token) -> Option<usize> {
         self.in_flight
             .iter()
-            .position(|flying| flying.token < close && handle_of(&flying.operation) == Some(file))
+            .position(|flying| flying.token < close && needs(&flying.operation, file))
     }
 
     fn reaches_boundary(&self, index: usize) -> bool {
@@ -281,6 +281,17 @@ impl State {
                 offset: *offset,
                 length: *length,
             }),
+            Operation::Copy {
+                from,
+                from_offset,
+                file,
+                offset,
+                length,
+            } => Some(Change::Write {
+                node: writable(file)?,
+                offset: *offset,
+                buffers: vec![self.bytes_of(*from, *from_offset, *length).ok()?],
+            }),
             Operation::MakeDir { path } => Some(Change::MakeDir { path: path.clone() }),
             Operation::Rename { from, to } => Some(Change::Rename {
                 from: from.clone(),
@@ -328,6 +339,17 @@ impl State {
             }
             Operation::WriteZeros { file, .. } | Operation::PunchHole { file, .. } => {
                 self.handle(file)?;
+                self.apply(change.ok_or(Errno::BADF)?)
+            }
+            Operation::Copy {
+                from,
+                from_offset,
+                file,
+                length,
+                ..
+            } => {
+                self.handle(file)?;
+                self.bytes_of(from, from_offset, length)?;
                 self.apply(change.ok_or(Errno::BADF)?)
             }
             Operation::SetLength { file, .. } => {
@@ -460,6 +482,23 @@ impl State {
         Ok(Output::Read { buffer, filled })
     }
 
+    /// Bytes that a copy takes, all of them.
+    fn bytes_of(&self, file: FileId, offset: u64, length: u64) -> io::Result<Bytes> {
+        let image = self.media.file(self.handle(file)?.node)?;
+        if offset
+            .checked_add(length)
+            .is_none_or(|end| end > image.size())
+        {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if image.is_unreadable(offset, length) {
+            return Err(Errno::IO.into());
+        }
+        let mut bytes = Buffer::zeroed(usize::try_from(length).map_err(io::Error::other)?);
+        image.read(offset, &mut bytes);
+        Ok(Arc::new(bytes))
+    }
+
     fn lock(&mut self, file: FileId) -> Completion {
         let node = self.handle(file)?.node;
         match self.locks.get(&node) {
@@ -492,19 +531,6 @@ impl State {
     }
 }
 
-/// So many zeros, of which memory holds few.
-fn zeros(length: u64) -> Vec<Bytes> {
-    const PIECE: u64 = 1 << 16;
-    let whole = Arc::new(Buffer::zeroed(1 << 16));
-    let mut buffers = Vec::new();
-    for _ in 0..length / PIECE {
-        buffers.push(Arc::clone(&whole));
-    }
-    let rest = usize::try_from(length % PIECE).expect("less than a piece");
-    buffers.push(Arc::new(Buffer::zeroed(rest)));
-    buffers
-}
-
 fn is_sync(operation: &Operation) -> bool {
     matches!(
         operation,
@@ -522,6 +548,7 @@ fn handle_of(operation: &Operation) -> Option<FileId> {
         | Operation::SetLength { file, .. }
         | Operation::WriteZeros { file, .. }
         | Operation::PunchHole { file, .. }
+        | Operation::Copy { file, .. }
         | Operation::NextData { file, .. }
         | Operation::Lock { file } => Some(*file),
         Operation::Open { .. }
@@ -531,6 +558,12 @@ fn handle_of(operation: &Operation) -> Option<FileId> {
         | Operation::Remove { .. }
         | Operation::SyncDir { .. } => None,
     }
+}
+
+/// Whether the handle must stay open for an operation.
+fn needs(operation: &Operation, file: FileId) -> bool {
+    let reads = matches!(operation, Operation::Copy { from, .. } if *from == file);
+    reads || handle_of(operation) == Some(file)
 }
 
 /// Kind and paths of an operation as the fault script sees it; closing never fails.
@@ -544,6 +577,7 @@ fn describe(operation: &Operation) -> Option<(IoOp, Option<&Path>, Option<&Path>
         Operation::Length { .. } => (IoOp::Length, None, None),
         Operation::SetLength { .. } => (IoOp::SetLength, None, None),
         Operation::PunchHole { .. } => (IoOp::PunchHole, None, None),
+        Operation::Copy { .. } => (IoOp::Copy, None, None),
         Operation::NextData { .. } => (IoOp::NextData, None, None),
         Operation::Lock { .. } => (IoOp::Lock, None, None),
         Operation::List { path } => (IoOp::List, Some(path), None),
