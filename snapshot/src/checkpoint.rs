@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::index::Index;
 use crate::lock;
 use crate::section::{BaseFacts, Intent};
+use crate::sums::Digest;
 use crate::volume::Volume;
 
 /// Records kept at hand while their blocks are written: a large record that later ones cut to
@@ -59,12 +60,65 @@ fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
 /// Finishes a checkpoint that a crash or a failure left open. The caller holds the capture lock.
 pub(crate) fn finish(volume: &Volume) -> Result<(), Error> {
     let facts = volume.facts();
+    if facts.intent.is_none() && facts.repair.is_none() {
+        return Ok(());
+    }
+    volume.check_complete()?;
+    finish_repair(volume)?;
     let Some(intent) = facts.intent else {
         return Ok(());
     };
     let touched = touched(&volume.log, facts.checkpoint, intent.target)?;
     keep_for_views(volume, &touched);
     complete(volume, intent, &touched, Plan::of(&touched))
+}
+
+/// Writes blocks again as they are at the checkpoint, from the log. The caller holds the capture
+/// lock, and no intent is open. `after` lies below all their versions.
+pub(crate) fn repair(volume: &Volume, blocks: &Index, after: Lsn) -> Result<(), Error> {
+    volume.image_usable()?;
+    let facts = BaseFacts {
+        repair: Some(after),
+        ..volume.facts()
+    };
+    store(volume, facts)?;
+    rewrite(volume, blocks)
+}
+
+/// A repair that was cut off may have lost any of its bytes: everything it can have touched is
+/// written again.
+fn finish_repair(volume: &Volume) -> Result<(), Error> {
+    let facts = volume.facts();
+    let Some(after) = facts.repair else {
+        return Ok(());
+    };
+    match touched(&volume.log, after, facts.checkpoint) {
+        Ok(blocks) => rewrite(volume, &blocks),
+        Err(error) => {
+            // What is bad fails its sum and is named; the log is no help against it any more.
+            tracing::warn!(%error, "a repair of the image stays unfinished");
+            rewrite(volume, &Index::default())
+        }
+    }
+}
+
+fn rewrite(volume: &Volume, blocks: &Index) -> Result<(), Error> {
+    volume.image_usable()?;
+    volume.captures.fetch_add(1, Ordering::SeqCst);
+    // The digest is that of the blocks as they should be, and stays.
+    write(volume, Plan::of(blocks), blocks, Digest::ZERO)?;
+    let facts = BaseFacts {
+        repair: None,
+        ..volume.facts()
+    };
+    store(volume, facts)
+}
+
+/// Blocks and sums into the image, durably; gives the digest that results from the rest of it.
+fn write(volume: &Volume, plan: Plan, touched: &Index, rest: Digest) -> Result<Digest, Error> {
+    let digest = plan.apply(volume, touched, rest)?;
+    volume.synced(volume.image.sync())?;
+    Ok(digest)
 }
 
 /// The newest version at or below `target` of every block that `(checkpoint, target]` touches.
@@ -96,8 +150,7 @@ fn complete(volume: &Volume, intent: Intent, touched: &Index, plan: Plan) -> Res
     // S5: none of its records is without its place then, so that readers know what is written.
     volume.newest.settle();
     volume.captures.fetch_add(1, Ordering::SeqCst);
-    let digest = plan.apply(volume, touched, intent.rest)?;
-    volume.synced(volume.image.sync())?;
+    let digest = write(volume, plan, touched, intent.rest)?;
     let facts = BaseFacts {
         checkpoint: intent.target,
         digest,

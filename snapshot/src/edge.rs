@@ -19,14 +19,21 @@ pub struct Background {
     /// reclaimed; `None` leaves both to the caller. Where so much log again waits for a capture,
     /// writers are slowed to its pace.
     pub retained_bytes_soft: Option<u64>,
+    /// Bytes of the image that are scrubbed each second; `None` leaves it to the caller.
+    pub scrub_bytes_per_s: Option<u64>,
 }
 
 impl Background {
     /// No background work.
     pub const OFF: Background = Background {
         retained_bytes_soft: None,
+        scrub_bytes_per_s: None,
     };
 }
+
+/// One read a second: a terabyte of data takes twelve days.
+const SCRUB_BYTES_PER_S: u64 = 1 << 20;
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// Log that a large volume may retain.
 const RETAINED_BYTES_MOST: u64 = 512 << 20;
@@ -42,6 +49,7 @@ impl Background {
         let soft = geometry.bytes().min(RETAINED_BYTES_MOST).max(least);
         Background {
             retained_bytes_soft: Some(soft),
+            scrub_bytes_per_s: Some(SCRUB_BYTES_PER_S),
         }
     }
 }
@@ -87,7 +95,7 @@ impl Edge {
         let edge = &volume.edge;
         // OK because too much only makes the first capture early.
         edge.pace.appended(volume.log.retained_bytes());
-        if edge.background.retained_bytes_soft.is_none() {
+        if edge.background == Background::OFF {
             return;
         }
         if volume.disk.is_stepped() {
@@ -153,11 +161,13 @@ impl Edge {
 }
 
 fn run(signal: &(Mutex<Signal>, Condvar), volume: &Weak<Volume>) {
-    let mut again = false;
+    let (mut again, mut scrubbed_ns) = (true, 0);
     while wait(signal, again) {
         let Some(volume) = volume.upgrade() else {
             return;
         };
+        let scrubs = volume.edge.background.scrub_bytes_per_s;
+        scrubbed_ns = scrubs.map_or(0, |bytes| scrub(&volume, bytes, scrubbed_ns));
         again = match step(&volume) {
             Ok(behind) => behind,
             Err(error) => {
@@ -165,7 +175,20 @@ fn run(signal: &(Mutex<Signal>, Condvar), volume: &Weak<Volume>) {
                 true
             }
         };
+        again |= scrubs.is_some();
     }
+}
+
+/// Scrubs when a second has gone by since `last_ns`; gives when that was last.
+fn scrub(volume: &Volume, bytes: u64, last_ns: u64) -> u64 {
+    let now_ns = volume.clock.monotonic_ns();
+    if now_ns.saturating_sub(last_ns) < SECOND_NS {
+        return last_ns;
+    }
+    if let Err(error) = volume.scrub(bytes) {
+        tracing::warn!(%error, "the scrub will try again");
+    }
+    now_ns
 }
 
 /// Waits for work; `false` to end. With `again` it looks once more after a while.

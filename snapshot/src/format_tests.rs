@@ -48,6 +48,7 @@ fn the_section_lies_where_its_table_says() {
         ("intent_rest", section::INTENT_REST_AT),
         ("incomplete_session", section::INCOMPLETE_SESSION_AT),
         ("incomplete_base", section::INCOMPLETE_BASE_AT),
+        ("repair_after", section::REPAIR_AFTER_AT),
     ];
     let rows = table("Section of meta");
     let documented: Vec<_> = rows
@@ -67,6 +68,7 @@ fn the_section_lies_where_its_table_says() {
             session: [0x0b; 16],
             base: Lsn::new(0x0c0d),
         }),
+        repair: Some(Lsn::new(0x0e0f)),
     };
     let section = facts.encode();
     assert_eq!(section.version, 1);
@@ -75,7 +77,7 @@ fn the_section_lies_where_its_table_says() {
         let bytes = &section.bytes[*offset..offset + bytes];
         (bytes[0], bytes[1])
     };
-    assert_eq!(low("flags"), (3, 0));
+    assert_eq!(low("flags"), (7, 0));
     assert_eq!(low("base"), (0x02, 0x01));
     assert_eq!(low("checkpoint"), (0x04, 0x03));
     assert_eq!(low("digest"), (0x06, 0x05));
@@ -83,6 +85,7 @@ fn the_section_lies_where_its_table_says() {
     assert_eq!(low("intent_rest"), (0x0a, 0x09));
     assert_eq!(low("incomplete_session"), (0x0b, 0x0b));
     assert_eq!(low("incomplete_base"), (0x0d, 0x0c));
+    assert_eq!(low("repair_after"), (0x0f, 0x0e));
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use seawall_wal::disk::{Buffer, Bytes, Disk, File, OpenMode, list, make_dir, remove, sync_dir};
+use seawall_wal::disk::{
+    Buffer, Bytes, Disk, File, OpenMode, list, make_dir, remove, rename, sync_dir,
+};
 use seawall_wal::{BlockSize, Geometry, Meta};
 
 use crate::error::Error;
@@ -90,6 +92,20 @@ impl Image {
         image.file.set_length(geometry.bytes())?;
         sync_dir(disk.as_ref(), dir)?;
         Ok(image)
+    }
+
+    /// The same image, read past the page cache, which may show what the medium has lost.
+    pub(crate) fn on_medium(&self) -> Result<Image, Error> {
+        let read = OpenMode::Read;
+        Ok(Image {
+            file: File::open(self.file.disk(), self.path(), read)?,
+            direct: None,
+            reads: File::open_direct(self.file.disk(), self.path(), read)?,
+            sums: self.sums.on_medium()?,
+            block_size: self.block_size,
+            blocks: self.blocks,
+            watch: None,
+        })
     }
 
     /// Opens the image in `dir`.
@@ -239,6 +255,23 @@ impl Image {
         Ok(self.file.write_bytes(self.offset(lba), bytes)?)
     }
 
+    /// Makes `range` what another image of the same shape holds there, holes included. Their sums
+    /// are the caller's business.
+    pub(crate) fn copy_from(&self, other: &Image, range: &Range<u64>) -> Result<(), Error> {
+        self.punch(range)?;
+        let mut at = range.start;
+        while let Some(data) = other.next_data_unwatched(at)? {
+            let part = data.start..data.end.min(range.end);
+            if part.is_empty() {
+                break;
+            }
+            let (first, length) = (self.offset(part.start), self.offset(part.end - part.start));
+            self.file.copy_from(first, &other.file, first, length)?;
+            at = part.end;
+        }
+        Ok(())
+    }
+
     /// Makes `range` read zero and gives its space back.
     pub(crate) fn punch(&self, range: &Range<u64>) -> Result<(), Error> {
         let length = self.offset(range.end - range.start);
@@ -307,10 +340,17 @@ pub(crate) fn building_dir(volume: &Path, id: u64) -> PathBuf {
 /// attempt, which takes from it whatever still matches (D12), unless `all` is asked for.
 pub(crate) fn sweep(disk: &dyn Disk, volume: &Path, keep: u64, all: bool) -> Result<(), Error> {
     let folder = volume.join(BASE_DIR);
-    let (keep, building) = (keep.to_string(), format!("{}.new", keep + 1));
-    for name in list(disk, &folder)? {
-        if name != keep && (all || name != building) {
-            remove(disk, &folder.join(name))?;
+    let (built, building) = (base_dir(volume, keep + 1), building_dir(volume, keep + 1));
+    let mut names: Vec<_> = list(disk, &folder)?;
+    if !all && names.iter().any(|name| built.ends_with(name)) {
+        // An install was cut off between the last name and the switch.
+        remove(disk, &building)?;
+        rename(disk, &built, &building)?;
+        names.retain(|name| !built.ends_with(name));
+    }
+    for name in names.iter().map(|name| folder.join(name)) {
+        if name != base_dir(volume, keep) && (all || name != building) {
+            remove(disk, &name)?;
         }
     }
     Ok(sync_dir(disk, &folder)?)

@@ -299,6 +299,7 @@ fn switch_meta(old: &Volume, manifest: &Manifest, id: u64, state: Digest) -> Res
         digest: state,
         intent: None,
         incomplete: None,
+        repair: None,
     };
     Ok(old.meta().update(|meta| {
         meta.log = log;

@@ -128,6 +128,7 @@ pub use error::Error;
 pub use export::{CHUNK_BYTES, Chunk, Chunks, chunk_count, chunk_digest};
 pub use install::{Install, Manifest, sweep};
 pub use open::{Access, CreateOptions};
+pub use scrub::{ScrubFind, ScrubStatus};
 pub use sums::{Digest, block_sum};
 pub use verify::{DamageFound, Progress, VerifyReport};
 pub use volume::{BaseState, Durability, Untrusted, Volume};

@@ -412,6 +412,7 @@ pub(crate) fn open_locked(
         alone: AtomicBool::new(false),
         followed: AtomicU64::new(0),
         closed: AtomicBool::new(false),
+        scrub: Mutex::default(),
         edge: Edge::new(held.background),
     });
     if writable {

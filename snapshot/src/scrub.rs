@@ -1,11 +1,126 @@
-//! Step machine: image and sums against each other, a run at a time.
+//! Step machine: image and sums against each other, a run at a time; what the log still holds is
+//! written again.
 
 use std::ops::Range;
 
+use seawall_wal::LsnRange;
+
 use crate::error::Error;
 use crate::image::{Image, RUN_BYTES, is_failed_read};
+use crate::index::Index;
+use crate::repair::Versions;
 use crate::sums::{Digest, SumCursor};
-use crate::to_usize;
+use crate::volume::Volume;
+use crate::{checkpoint, lock, to_usize};
+
+/// Finds that are kept; older ones are only counted.
+const FINDS_MAX: usize = 64;
+
+/// How far the scrub of this process is and what it found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubStatus {
+    /// First block that the pass under way has not looked at.
+    pub position: u64,
+    /// Passes that came to the end of the image.
+    pub passes: u64,
+    /// Blocks checked in all.
+    pub blocks: u64,
+    /// Damaged blocks that were written again from the log.
+    pub repaired: u64,
+    /// Damaged blocks that the log does not hold.
+    pub damaged: u64,
+    /// The last finds of both kinds, oldest first.
+    pub finds: Vec<ScrubFind>,
+}
+
+/// A damaged block of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubFind {
+    /// The block.
+    pub lba: u64,
+    /// LSNs among which the record is that wrote it.
+    pub lsns: LsnRange,
+    /// It was written again from the log.
+    pub repaired: bool,
+}
+
+impl ScrubStatus {
+    fn note(&mut self, find: ScrubFind) {
+        match find.repaired {
+            true => self.repaired += 1,
+            false => self.damaged += 1,
+        }
+        // A block that stays damaged is found in every pass.
+        self.finds.retain(|known| known.lba != find.lba);
+        self.finds.push(find);
+        let over = self.finds.len().saturating_sub(FINDS_MAX);
+        self.finds.drain(..over);
+    }
+}
+
+/// Looks at the next runs, at least one; `true` at the end of a pass.
+pub(crate) fn advance(volume: &Volume, budget_bytes: u64) -> Result<bool, Error> {
+    let medium = volume.image.on_medium()?;
+    let mut scrub = Scrub::of(&medium);
+    scrub.next = lock(&volume.scrub).position;
+    let mut left = budget_bytes;
+    loop {
+        let Some(found) = scrub.step()? else {
+            let mut status = lock(&volume.scrub);
+            status.position = 0;
+            status.passes += 1;
+            return Ok(true);
+        };
+        let finds = match found.bad.is_empty() {
+            true => Vec::new(),
+            false => settle(volume, &medium, &found.bad)?,
+        };
+        let count = found.range.end - found.range.start;
+        let mut status = lock(&volume.scrub);
+        status.position = found.range.end;
+        status.blocks += count;
+        finds.into_iter().for_each(|find| status.note(find));
+        left = left.saturating_sub(count << medium.block_size().shift());
+        if left == 0 {
+            return Ok(false);
+        }
+    }
+}
+
+/// Looks again at blocks that seemed damaged, while nothing else writes the image, and repairs what
+/// the log holds.
+fn settle(volume: &Volume, medium: &Image, seen: &[u64]) -> Result<Vec<ScrubFind>, Error> {
+    let _one = lock(&volume.capture);
+    volume.image_usable()?;
+    checkpoint::finish(volume)?;
+    let mut block = vec![0; medium.block_size().bytes_usize()];
+    let mut bad = Vec::new();
+    for lba in seen {
+        bad.extend(medium.read_unwatched(*lba, &mut block)?);
+    }
+    let versions = Versions::find(&volume.log, volume.facts().checkpoint, &bad);
+    let mut whole = Index::default();
+    let mut finds = Vec::new();
+    for lba in bad {
+        let version = versions.found.piece(lba, lba + 1).1;
+        let version = version.filter(|_| versions.read(&volume.log, lba, &mut block));
+        if let Some(version) = version {
+            whole.insert(lba..lba + 1, version);
+        }
+        let find = ScrubFind {
+            lba,
+            lsns: versions.lsns(lba),
+            repaired: version.is_some(),
+        };
+        tracing::warn!(?find, "a block of the image is damaged");
+        finds.push(find);
+    }
+    if let Some(first) = whole.iter().map(|(_, version)| version.lsn).min() {
+        checkpoint::repair(volume, &whole, first.before())?;
+    }
+    lock(&volume.base).damaged |= finds.iter().any(|find| !find.repaired);
+    Ok(finds)
+}
 
 /// A walk over everything in an image that is not a hole in both files.
 #[derive(Debug)]

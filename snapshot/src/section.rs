@@ -39,6 +39,9 @@ pub(crate) struct BaseFacts {
     pub(crate) intent: Option<Intent>,
     /// An install in place under way.
     pub(crate) incomplete: Option<Incomplete>,
+    /// Damaged blocks are being written again as they are at the checkpoint: all of them have their
+    /// versions behind this LSN.
+    pub(crate) repair: Option<Lsn>,
 }
 
 /// Version of the section that this build writes.
@@ -46,6 +49,7 @@ pub(crate) const VERSION: u16 = 1;
 
 const FLAG_INTENT: u16 = 1;
 const FLAG_INCOMPLETE: u16 = 2;
+const FLAG_REPAIR: u16 = 4;
 
 pub(crate) const FLAGS_AT: usize = 0;
 pub(crate) const RESERVED_AT: usize = 2;
@@ -56,7 +60,8 @@ pub(crate) const INTENT_TARGET_AT: usize = 40;
 pub(crate) const INTENT_REST_AT: usize = 48;
 pub(crate) const INCOMPLETE_SESSION_AT: usize = 64;
 pub(crate) const INCOMPLETE_BASE_AT: usize = 80;
-pub(crate) const SECTION_BYTES: usize = 88;
+pub(crate) const REPAIR_AFTER_AT: usize = 88;
+pub(crate) const SECTION_BYTES: usize = 96;
 
 impl BaseFacts {
     /// The facts of a new volume: base 1, before LSN 1, all zeros.
@@ -66,6 +71,7 @@ impl BaseFacts {
         digest: Digest::ZERO,
         intent: None,
         incomplete: None,
+        repair: None,
     };
 
     /// The section as it lies in meta.
@@ -84,6 +90,10 @@ impl BaseFacts {
             flags |= FLAG_INCOMPLETE;
             bytes[INCOMPLETE_SESSION_AT..INCOMPLETE_BASE_AT].copy_from_slice(&incomplete.session);
             LittleEndian::write_u64(&mut bytes[INCOMPLETE_BASE_AT..], incomplete.base.get());
+        }
+        if let Some(after) = self.repair {
+            flags |= FLAG_REPAIR;
+            LittleEndian::write_u64(&mut bytes[REPAIR_AFTER_AT..], after.get());
         }
         LittleEndian::write_u16(&mut bytes[FLAGS_AT..], flags);
         Section {
@@ -107,7 +117,7 @@ impl BaseFacts {
         let flags = LittleEndian::read_u16(&bytes[FLAGS_AT..]);
         let lsn = |at: usize| Lsn::new(LittleEndian::read_u64(&bytes[at..]));
         let field = |field, found| Damage::Field { field, found };
-        if flags & !(FLAG_INTENT | FLAG_INCOMPLETE) != 0 {
+        if flags & !(FLAG_INTENT | FLAG_INCOMPLETE | FLAG_REPAIR) != 0 {
             return Err(field("flags", flags.into()));
         }
         if bytes[RESERVED_AT..BASE_AT].iter().any(|byte| *byte != 0) {
@@ -127,6 +137,7 @@ impl BaseFacts {
                 session,
                 base: lsn(INCOMPLETE_BASE_AT),
             }),
+            repair: (flags & FLAG_REPAIR != 0).then(|| lsn(REPAIR_AFTER_AT)),
         };
         // An absent optional holds zeros, and an intent leads forward: one value, one encoding.
         if facts.encode().bytes != bytes {
@@ -136,7 +147,10 @@ impl BaseFacts {
             Some(intent) if intent.target <= facts.checkpoint => {
                 Err(field("intent_target", intent.target.get()))
             }
-            _ => Ok(facts),
+            _ => match facts.repair {
+                Some(after) if after >= facts.checkpoint => Err(field("repair_after", after.get())),
+                _ => Ok(facts),
+            },
         }
     }
 
@@ -172,6 +186,7 @@ mod tests {
                 session: [9; 16],
                 base: Lsn::new(120),
             }),
+            repair: Some(Lsn::new(40)),
         }
     }
 
@@ -214,7 +229,7 @@ mod tests {
         section.bytes.push(0);
         assert_eq!(
             BaseFacts::decode(&section),
-            Err(Damage::Length { found: 89 })
+            Err(Damage::Length { found: 97 })
         );
         let damaged = |at: usize, value: u8, facts: BaseFacts| {
             let mut section = facts.encode();
@@ -224,12 +239,13 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(damaged(FLAGS_AT, 4, BaseFacts::NEW), "flags");
+        assert_eq!(damaged(FLAGS_AT, 8, BaseFacts::NEW), "flags");
         assert_eq!(damaged(RESERVED_AT, 1, BaseFacts::NEW), "reserved");
         assert_eq!(
             damaged(INTENT_REST_AT, 1, BaseFacts::NEW),
             "absent_optional"
         );
         assert_eq!(damaged(INTENT_TARGET_AT, 50, full()), "intent_target");
+        assert_eq!(damaged(REPAIR_AFTER_AT, 50, full()), "repair_after");
     }
 }

@@ -163,6 +163,17 @@ impl Sums {
         })
     }
 
+    /// The same sums, read past the page cache.
+    pub(crate) fn on_medium(&self) -> Result<Sums, Error> {
+        let file = File::open_direct(self.file.disk(), self.path(), OpenMode::Read)?;
+        Ok(Sums {
+            file,
+            direct: None,
+            cache: SumCache::new(),
+            blocks: self.blocks,
+        })
+    }
+
     pub(crate) fn has_full_length(&self) -> Result<bool, Error> {
         Ok(self.file.length()? == at(self.blocks))
     }

@@ -18,6 +18,7 @@ use crate::lost::Lost;
 use crate::newest::Newest;
 use crate::open::Access;
 use crate::preserve::ImageView;
+use crate::scrub::{self, ScrubStatus};
 use crate::section::BaseFacts;
 use crate::sums::Digest;
 use crate::verify::{Progress, VerifyReport};
@@ -65,6 +66,8 @@ pub struct Volume {
     /// Committed as far as it followed by itself.
     pub(crate) followed: AtomicU64,
     pub(crate) closed: AtomicBool,
+    /// How far the scrub is and what it found; held across no I/O.
+    pub(crate) scrub: Mutex<ScrubStatus>,
     pub(crate) edge: Edge,
 }
 
@@ -235,6 +238,7 @@ impl Volume {
     /// As `Log::append_received`.
     pub fn receive(&self, records: Vec<Record>) -> Result<Ticket, Error> {
         self.check_open()?;
+        self.check_complete()?;
         let places: Vec<_> = records.iter().map(place_of).collect();
         let bytes = records.iter().map(Record::bytes).sum::<usize>();
         self.edge.admit(bytes as u64);
@@ -266,9 +270,7 @@ impl Volume {
     }
 
     fn checkpoint_alone(&self, target: Option<Lsn>) -> Result<Lsn, Error> {
-        if self.facts().incomplete.is_some() {
-            return Err(self.incomplete());
-        }
+        self.check_complete()?;
         let committed = self.log.frontiers().committed;
         let Some(target) = target else {
             let capture = self.edge.pace().begin();
@@ -401,6 +403,26 @@ impl Volume {
         self.log.pins()
     }
 
+    /// Scrubs on: checks up to `budget_bytes` of the image against its sums, one run at least, past
+    /// the page cache where the system has a way. A damaged block whose version the log holds is
+    /// written again, durably; any other makes the base untrusted (D9) and is named in
+    /// [`Volume::scrub_status`]. `true` when that was the end of the image. How often it is called
+    /// is the rate: the background does so once a second.
+    ///
+    /// # Errors
+    /// [`Error::BaseIncomplete`], [`Error::ImageStopped`], [`Error::Log`]; damage is no error.
+    pub fn scrub(&self, budget_bytes: u64) -> Result<bool, Error> {
+        self.check_maintainer()?;
+        self.check_complete()?;
+        scrub::advance(self, budget_bytes)
+    }
+
+    /// How far the scrub of this process is and what it found.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        lock(&self.scrub).clone()
+    }
+
     /// Reads everything: frames, image, sums, the invariant chain. Writes nothing.
     ///
     /// # Errors
@@ -456,9 +478,10 @@ impl Volume {
     /// A promotion by hand (D5): persists `epoch` and the role primary.
     ///
     /// # Errors
-    /// [`Error::EpochNotAbove`], [`Error::Log`].
+    /// [`Error::EpochNotAbove`], [`Error::BaseIncomplete`], [`Error::Log`].
     pub fn promote(&self, epoch: Epoch) -> Result<(), Error> {
         self.check_maintainer()?;
+        self.check_complete()?;
         let ours = self.meta().get().epoch;
         if epoch <= ours {
             return Err(Error::EpochNotAbove {

@@ -237,6 +237,7 @@ fn background_work_brings_the_log_below_its_watermark() {
     place.create("volume", options(Role::Primary));
     let background = crate::Background {
         retained_bytes_soft: Some(4 << 20),
+        ..crate::Background::OFF
     };
     let (volume, _) = Volume::open_with(
         &place.disk,

@@ -7,6 +7,7 @@ mod install;
 mod opening;
 mod races;
 mod repair;
+mod scrub;
 mod states;
 mod threads;
 mod views;
@@ -134,15 +135,10 @@ fn get(volume: &Volume, lba: u64) -> u8 {
 
 /// The blocks of a view that are not zero, as (block, value).
 fn contents(view: &dyn View) -> Vec<(u64, u8)> {
-    let mut found = Vec::new();
-    for lba in 0..view.size() / BLOCK as u64 {
-        let mut out = [0xee; BLOCK];
-        view.read(lba * BLOCK as u64, &mut out).unwrap();
-        if uniform(&out) != 0 {
-            found.push((lba, out[0]));
-        }
-    }
-    found
+    let mut out = vec![0xee; usize::try_from(view.size()).unwrap()];
+    view.read(0, &mut out).unwrap();
+    let blocks = (0..).zip(out.chunks(BLOCK).map(uniform));
+    blocks.filter(|(_, value)| *value != 0).collect()
 }
 
 fn state(volume: &Arc<Volume>, at: u64) -> Vec<(u64, u8)> {

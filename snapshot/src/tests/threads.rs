@@ -88,6 +88,7 @@ fn views_stay_exact_while_the_edge_thread_captures() {
     place.create("volume", options(Role::Primary));
     let background = crate::Background {
         retained_bytes_soft: Some(1 << 20),
+        ..crate::Background::OFF
     };
     let open = || {
         Volume::open_with(
