@@ -177,8 +177,8 @@ impl Image {
         self.watch.as_ref().map_or(Ok(()), Watch::check)
     }
 
-    /// As [`Image::read`], with everything from the disk, whatever the owner of the volume does: for
-    /// `verify`, which looks again.
+    /// As [`Image::read`], with everything from the disk, whatever the owner of the volume does:
+    /// for `verify`, which looks again.
     pub(crate) fn read_unwatched(&self, lba: u64, out: &mut [u8]) -> Result<Vec<u64>, Error> {
         self.read_with(lba, out, Sums::read)
     }
@@ -255,9 +255,14 @@ impl Image {
         Ok(self.file.write_bytes(self.offset(lba), bytes)?)
     }
 
-    /// Makes `range` what another image of the same shape holds there, holes included. Their sums
-    /// are the caller's business.
-    pub(crate) fn copy_from(&self, other: &Image, range: &Range<u64>) -> Result<(), Error> {
+    /// Makes `range` what another image of the same shape holds there, holes included, and tells
+    /// whether that is `expected`, by reading it again. Their sums are the caller's business.
+    pub(crate) fn copy_from(
+        &self,
+        other: &Image,
+        range: &Range<u64>,
+        expected: &[u8],
+    ) -> Result<bool, Error> {
         self.punch(range)?;
         let mut at = range.start;
         while let Some(data) = other.next_data_unwatched(at)? {
@@ -269,7 +274,10 @@ impl Image {
             self.file.copy_from(first, &other.file, first, length)?;
             at = part.end;
         }
-        Ok(())
+        let copied = self
+            .file
+            .read_exact(self.offset(range.start), expected.len())?;
+        Ok(*copied == *expected)
     }
 
     /// Makes `range` read zero and gives its space back.

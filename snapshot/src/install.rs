@@ -1,4 +1,5 @@
-//! Chunks to `base/ID.new` beside the old image; one meta update switches to it (D12).
+//! Chunks to `base/ID.new` beside the old image, or over it where that is asked for; one meta
+//! update switches to it (D12).
 
 use std::ops::Range;
 use std::path::Path;
@@ -12,10 +13,10 @@ use crate::error::Error;
 use crate::export::{CHUNK_BYTES, chunk_count, chunk_digest, chunk_range};
 use crate::image::{BASE_DIR, Image, base_dir, building_dir};
 use crate::open::{Access, Held, open_locked};
-use crate::section::BaseFacts;
+use crate::section::{BaseFacts, Incomplete};
 use crate::sums::{Digest, SumCursor, SumWriter, block_sums, is_zero};
-use crate::to_usize;
 use crate::volume::Volume;
+use crate::{lock, to_usize};
 
 /// What the primary announces about the base it sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,52 +33,77 @@ pub struct Manifest {
     pub committed: Lsn,
 }
 
-/// A base being built beside the old one. Dropping it without [`Install::switch`] leaves the old
-/// state as it is; what was built stays in `base/ID.new` and is offered by [`Install::present`] to
-/// the next attempt, until [`sweep`] removes it.
+/// A base being built. Dropping it without [`Install::switch`] leaves the old state as it is, or in
+/// place a volume that says that its base is incomplete; what was built is offered by
+/// [`Install::present`] to the next attempt, until [`sweep`] removes it.
 #[derive(Debug)]
 pub struct Install {
     old: Arc<Volume>,
-    /// Newest state of the old volume, where it can be read at all.
-    view: Option<StateView>,
+    place: Place,
     manifest: Manifest,
-    id: u64,
-    image: Image,
+    image: Arc<Image>,
     given: Vec<Option<Digest>>,
+}
+
+/// Where the new base is built.
+#[derive(Debug)]
+enum Place {
+    Beside {
+        id: u64,
+        /// Newest state of the old volume, where it can be read at all.
+        view: Option<StateView>,
+    },
+    /// Over the old base, under the marker.
+    InPlace,
 }
 
 impl Install {
     /// Starts beside `old`, whose state stays readable until the switch. Matching chunks can be
-    /// copied from it by [`Install::keep`].
+    /// taken over from it by [`Install::keep`].
     ///
     /// # Errors
     /// [`Error::Log`] with I/O or another volume; [`Error::InstallMismatch`] for another geometry.
     pub fn begin(old: &Arc<Volume>, manifest: Manifest) -> Result<Install, Error> {
-        old.check_maintainer()?;
-        let ours = old.meta().get();
-        if manifest.volume != ours.volume {
-            return Err(Error::Log(seawall_wal::Error::OtherVolume {
-                expected: ours.volume,
-                found: manifest.volume,
-            }));
-        }
-        // The size of a segment is each node's own business.
-        if (manifest.geometry.block_size, manifest.geometry.blocks)
-            != (old.geometry.block_size, old.geometry.blocks)
-        {
-            return Err(Error::InstallMismatch { what: "geometry" });
-        }
+        check(old, &manifest)?;
         let id = old.facts().base + 1;
-        let image = begin_image(old, id)?;
+        let image = Arc::new(begin_image(old, id)?);
         let view = old.state_at(old.log.applied(), "install").ok();
-        Ok(Install {
+        Ok(Install::over(
+            old,
+            Place::Beside { id, view },
+            manifest,
+            image,
+        ))
+    }
+
+    /// Starts over the old base, for a node without the space for two. From here on the volume is
+    /// incomplete, durably, until the switch: nothing is read from it, views of it are broken, and
+    /// only an install leads out (P05). Only what the image holds matches; the log counts for
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Install::begin`]; [`Error::ImageStopped`] after a failed sync of the image.
+    pub fn begin_in_place(
+        old: &Arc<Volume>,
+        manifest: Manifest,
+        session: [u8; 16],
+    ) -> Result<Install, Error> {
+        check(old, &manifest)?;
+        old.image_usable()?;
+        mark_incomplete(old, session, manifest.lsn)?;
+        let image = Arc::clone(&old.image);
+        sync_in_place(old)?;
+        Ok(Install::over(old, Place::InPlace, manifest, image))
+    }
+
+    fn over(old: &Arc<Volume>, place: Place, manifest: Manifest, image: Arc<Image>) -> Install {
+        Install {
             old: Arc::clone(old),
-            view,
+            place,
             given: vec![None; to_usize(chunk_count(old.size()))],
             manifest,
-            id,
             image,
-        })
+        }
     }
 
     fn range(&self, index: u64) -> Result<Range<u64>, Error> {
@@ -89,20 +115,22 @@ impl Install {
         }
     }
 
-    /// What an earlier attempt has built of a chunk, if it is whole and not zero.
+    /// What the new image holds of a chunk, unless it is zeros. Read past the page cache: what an
+    /// earlier attempt left there and a failed sync lost is not taken for present (L-W2).
     fn built(&self, range: &Range<u64>) -> Option<Vec<u8>> {
         let mut bytes = vec![0; to_usize(range.end - range.start)];
         let lba = range.start >> self.image.block_size().shift();
-        let whole = self
-            .image
-            .read(lba, &mut bytes)
-            .is_ok_and(|bad| bad.is_empty());
-        (whole && !is_zero(&bytes)).then_some(bytes)
+        // OK because the digest of the chunk decides, whatever its sums say.
+        drop(self.image.read_unwatched(lba, &mut bytes).ok()?);
+        (!is_zero(&bytes)).then_some(bytes)
     }
 
     fn old(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+        let Place::Beside { view, .. } = &self.place else {
+            return None;
+        };
         let mut bytes = vec![0; to_usize(range.end - range.start)];
-        let view = self.view.as_ref()?;
+        let view = view.as_ref()?;
         view.read(range.start, &mut bytes).ok().map(|()| bytes)
     }
 
@@ -114,27 +142,46 @@ impl Install {
     /// answers `None`: it has to be sent.
     pub fn present(&self, index: u64) -> Result<Option<Digest>, Error> {
         let range = self.range(index)?;
-        let bytes = self.built(&range).or_else(|| self.old(&range));
-        Ok(bytes.map(|bytes| chunk_digest(&bytes)))
+        let built = self.built(&range).map(|bytes| chunk_digest(&bytes));
+        Ok(built.or_else(|| self.old(&range).map(|bytes| chunk_digest(&bytes))))
     }
 
-    /// Takes chunk `index` from what [`Install::present`] looked at; verified against `digest`.
+    /// Takes chunk `index` as [`Install::present`] showed it.
     ///
     /// # Errors
-    /// [`Error::InstallMismatch`].
+    /// [`Error::InstallMismatch`] when it is not what `digest` says.
     pub fn keep(&mut self, index: u64, digest: Digest) -> Result<(), Error> {
         let range = self.range(index)?;
-        let built = self.built(&range);
-        if built.is_none_or(|bytes| chunk_digest(&bytes) != digest) {
-            let old = self.old(&range);
-            let Some(bytes) = old.filter(|bytes| chunk_digest(bytes) == digest) else {
-                let what = "a chunk that was to be kept";
-                return Err(Error::InstallMismatch { what });
-            };
-            self.store(&range, &bytes)?;
+        let matches = |bytes: &[u8]| chunk_digest(bytes) == digest;
+        if let Some(bytes) = self.built(&range).filter(|bytes| matches(bytes)) {
+            let sums = block_sums(&bytes, self.image.block_size());
+            self.store_sums(&range, &sums)?;
+        } else if let Some(bytes) = self.old(&range).filter(|bytes| matches(bytes)) {
+            self.take_over(&range, &bytes)?;
+        } else {
+            let what = "a chunk that was to be kept";
+            return Err(Error::InstallMismatch { what });
         }
         self.given[to_usize(index)] = Some(digest);
         Ok(())
+    }
+
+    /// Makes a chunk of the old state one of the new base: shared or copied by the file system
+    /// where the old image holds it, which reading it again shows, and written otherwise.
+    fn take_over(&self, range: &Range<u64>, bytes: &[u8]) -> Result<(), Error> {
+        let shift = self.image.block_size().shift();
+        let blocks = range.start >> shift..range.end >> shift;
+        let copied = self.image.copy_from(&self.old.image, &blocks, bytes);
+        match copied.unwrap_or(false) {
+            true => self.store_sums(range, &block_sums(bytes, self.image.block_size())),
+            false => self.store(range, bytes),
+        }
+    }
+
+    fn store_sums(&self, range: &Range<u64>, sums: &[Digest]) -> Result<(), Error> {
+        let mut writer = SumWriter::new(self.image.sums());
+        writer.put(range.start >> self.image.block_size().shift(), sums)?;
+        writer.flush()
     }
 
     /// Takes the bytes of chunk `index` (the last one may be short); verified against `digest`.
@@ -172,9 +219,7 @@ impl Install {
             }
             lba += run.len() as u64;
         }
-        let mut writer = SumWriter::new(self.image.sums());
-        writer.put(blocks.start, &sums)?;
-        writer.flush()
+        self.store_sums(range, &sums)
     }
 
     /// Chunks `[first, first + count)` are zero.
@@ -207,32 +252,35 @@ impl Install {
     }
 
     /// Every chunk was given: syncs the new base, checks `chunks` (XXH3-128 over all chunk digests
-    /// in order) and the state digest, then switches by one meta update: new base, new log id, old
-    /// log dropped, all frontiers at the manifest's LSN. The old volume is closed; the new one is
-    /// open when this returns.
+    /// in order) and the state digest, then switches by one meta update: new base, no marker, new
+    /// log id, old log dropped, all frontiers at the manifest's LSN. The old volume is closed; the
+    /// new one is open when this returns.
     ///
     /// # Errors
-    /// [`Error::InstallMismatch`], and the old state is intact.
+    /// [`Error::InstallMismatch`], and the old state is intact, or in place still incomplete.
     pub fn switch(self, chunks: Digest, state: Digest) -> Result<Arc<Volume>, Error> {
         if self.chunks_digest()? != chunks {
             let what = "the digest of all chunks";
             return Err(Error::InstallMismatch { what });
         }
-        self.image.sync()?;
+        self.sync()?;
         if self.state_digest()? != state {
             let what = "the digest of the state";
             return Err(Error::InstallMismatch { what });
         }
         let Install {
             old,
-            view,
+            place,
             manifest,
-            id,
-            image,
             ..
         } = self;
-        drop((view, image));
-        name_base(&old, id)?;
+        let id = match place {
+            Place::InPlace => old.facts().base,
+            Place::Beside { id, .. } => {
+                name_base(&old, id)?;
+                id
+            }
+        };
         let lock_file = old.shut();
         // OK because the old log is about to be dropped; all that matters is that it writes no
         // more.
@@ -245,6 +293,18 @@ impl Install {
         };
         let opened = open_locked(&old.disk, &old.dir, &old.clock, Access::Replica, held)?;
         Ok(opened.0)
+    }
+
+    /// Makes the new base durable. After a failure nobody knows what of it is (L-W1): beside, the
+    /// next attempt starts from nothing; in place the image has stopped.
+    fn sync(&self) -> Result<(), Error> {
+        match self.place {
+            Place::InPlace => sync_in_place(&self.old),
+            Place::Beside { id, .. } => self.image.sync().inspect_err(|_| {
+                // OK to ignore: what cannot be removed now is read past the page cache then.
+                let _ = remove(self.old.disk.as_ref(), &building_dir(&self.old.dir, id));
+            }),
+        }
     }
 
     fn chunks_digest(&self) -> Result<Digest, Error> {
@@ -268,18 +328,58 @@ impl Install {
     }
 }
 
-/// Opens what an earlier attempt has built, or starts from zeros.
-fn begin_image(old: &Volume, id: u64) -> Result<Image, Error> {
-    let dir = building_dir(&old.dir, id);
-    if let Ok(image) = Image::open(&old.disk, &dir, &old.geometry, OpenMode::ReadWrite)
-        && image.has_full_length()?
-    {
-        return Ok(image);
+/// Whether `old` may take the base that `manifest` announces.
+fn check(old: &Volume, manifest: &Manifest) -> Result<(), Error> {
+    old.check_maintainer()?;
+    let ours = old.meta().get().volume;
+    if manifest.volume != ours {
+        return Err(Error::Log(seawall_wal::Error::OtherVolume {
+            expected: ours,
+            found: manifest.volume,
+        }));
     }
-    remove(old.disk.as_ref(), &dir)?;
-    let image = Image::create(&old.disk, &dir, &old.geometry)?;
-    sync_dir(old.disk.as_ref(), &old.dir.join(BASE_DIR))?;
+    // The size of a segment is each node's own business.
+    let shape = |geometry: &Geometry| (geometry.block_size, geometry.blocks);
+    match shape(&manifest.geometry) == shape(&old.geometry) {
+        true => Ok(()),
+        false => Err(Error::InstallMismatch { what: "geometry" }),
+    }
+}
+
+/// Opens what an earlier attempt has built, made durable or known to be lost, or starts from zeros.
+fn begin_image(old: &Volume, id: u64) -> Result<Image, Error> {
+    let (disk, dir) = (old.disk.as_ref(), building_dir(&old.dir, id));
+    let image = match Image::open(&old.disk, &dir, &old.geometry, OpenMode::ReadWrite) {
+        Ok(image) if image.has_full_length()? && image.sync().is_ok() => image,
+        _ => {
+            remove(disk, &dir)?;
+            Image::create(&old.disk, &dir, &old.geometry)?
+        }
+    };
+    // L4: the attempt that made these names may have been cut off before they were durable.
+    sync_dir(disk, &dir)?;
+    sync_dir(disk, &old.dir.join(BASE_DIR))?;
     Ok(image)
+}
+
+/// Says durably that the base is incomplete, and sees to it that nobody reads the image any more.
+fn mark_incomplete(old: &Volume, session: [u8; 16], base: Lsn) -> Result<(), Error> {
+    // No checkpoint is under way, and no view is taken.
+    let _one = lock(&old.capture);
+    let incomplete = Incomplete { session, base };
+    let facts = BaseFacts {
+        incomplete: Some(incomplete),
+        ..old.facts()
+    };
+    old.meta().update(|meta| facts.store(meta))?;
+    lock(&old.base).facts = facts;
+    old.live_views().iter().for_each(|view| view.give_up());
+    Ok(())
+}
+
+/// A failed sync stops the image (D21).
+fn sync_in_place(old: &Volume) -> Result<(), Error> {
+    old.synced(old.image.sync())
 }
 
 /// Gives the finished base its name, durably. It is used by nobody until meta says so.

@@ -183,13 +183,18 @@ impl ImageView {
         }
         if let Err(error) = self.try_keep(touched) {
             tracing::warn!(checkpoint = %self.checkpoint, %error, "a pinned view is broken");
-            *write_lock(&self.kept) = Kept {
-                broken: true,
-                ..Kept::default()
-            };
-            // OK because whatever is left over is swept at the next open.
-            let _ = remove(self.disk.as_ref(), &self.scratch);
+            self.give_up();
         }
+    }
+
+    /// Breaks the view. When this returns, nobody reads the live image through it any more.
+    pub(crate) fn give_up(&self) {
+        *write_lock(&self.kept) = Kept {
+            broken: true,
+            ..Kept::default()
+        };
+        // OK because whatever is left over is swept at the next open.
+        let _ = remove(self.disk.as_ref(), &self.scratch);
     }
 
     fn try_keep(&self, touched: &Index) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use super::*;
 use crate::{CHUNK_BYTES, Chunk, Chunks, Install, Manifest, chunk_count, chunk_digest, sweep};
 
 /// Four chunks and a short one.
-const WIDE: u64 = 4 * 256 + 8;
+pub(super) const WIDE: u64 = 4 * 256 + 8;
 
 fn wide(role: Role) -> CreateOptions {
     CreateOptions {
@@ -14,7 +14,7 @@ fn wide(role: Role) -> CreateOptions {
 }
 
 /// A primary with data in chunks 0, 1 and 4, checkpointed in part.
-fn source(place: &Place) -> Arc<Volume> {
+pub(super) fn source(place: &Place) -> Arc<Volume> {
     place.create("primary", wide(Role::Primary));
     let volume = place.open("primary");
     for (lba, value) in [(0, 1), (256, 2), (300, 3), (4 * 256 + 7, 4)] {
@@ -25,7 +25,7 @@ fn source(place: &Place) -> Arc<Volume> {
 }
 
 /// A replica that already holds what the primary has in chunk 1.
-fn replica(place: &Place, primary: &Arc<Volume>) -> Arc<Volume> {
+pub(super) fn replica(place: &Place, primary: &Arc<Volume>) -> Arc<Volume> {
     place.create("volume", wide(Role::Replica));
     let replica = place.try_open("volume", Access::Replica).unwrap();
     let records = primary
@@ -36,7 +36,7 @@ fn replica(place: &Place, primary: &Arc<Volume>) -> Arc<Volume> {
     replica
 }
 
-fn manifest(primary: &Volume, at: Lsn) -> Manifest {
+pub(super) fn manifest(primary: &Volume, at: Lsn) -> Manifest {
     Manifest {
         volume: VolumeId([7; 16]),
         geometry: primary.geometry(),
@@ -47,7 +47,7 @@ fn manifest(primary: &Volume, at: Lsn) -> Manifest {
 }
 
 /// Digest over all chunk digests, as the primary announces it.
-fn chunks_digest(view: &dyn View) -> Digest {
+pub(super) fn chunks_digest(view: &dyn View) -> Digest {
     let mut digests = Vec::new();
     for index in 0..chunk_count(view.size()) {
         let start = index * CHUNK_BYTES as u64;
@@ -60,7 +60,7 @@ fn chunks_digest(view: &dyn View) -> Digest {
 }
 
 /// Sends a view; gives the chunks that had to be sent.
-fn transfer(install: &mut Install, view: &dyn View, stop_after: usize) -> Vec<u64> {
+pub(super) fn transfer(install: &mut Install, view: &dyn View, stop_after: usize) -> Vec<u64> {
     let mut sent = Vec::new();
     for chunk in Chunks::of(view).map(Result::unwrap) {
         match chunk {

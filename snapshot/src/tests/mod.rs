@@ -3,7 +3,9 @@
 mod capture;
 mod crash;
 mod damage;
+mod in_place;
 mod install;
+mod install_faults;
 mod opening;
 mod races;
 mod repair;
