@@ -74,7 +74,9 @@ pub use driver::{
 };
 pub use error::Error;
 pub use message::{Invalid, Refusal};
-pub use status::{PinStatus, RecoveryRecord, ReplicaStatus, SegmentStatus, Status};
+pub use status::{
+    FindStatus, PinStatus, RecoveryRecord, ReplicaStatus, ScrubStatus, SegmentStatus, Status,
+};
 
 /// The replication protocol: messages, state diagrams, failure table.
 #[doc = include_str!("../PROTOCOL.md")]

@@ -49,10 +49,42 @@ pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
     /// Segment files.
     pub segments: SegmentStatus,
+    /// How far the scrub of a live process is and what it found.
+    pub scrub: ScrubStatus,
     /// Backend of the Disk seam.
     pub backend: String,
     /// Finished and aborted recoveries, oldest first.
     pub recoveries: Vec<RecoveryRecord>,
+}
+
+/// The scrub of the base image, since the process began.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ScrubStatus {
+    /// First block that the pass under way has not looked at.
+    pub position: u64,
+    /// Passes that came to the end of the image.
+    pub passes: u64,
+    /// Blocks checked in all.
+    pub blocks: u64,
+    /// Damaged blocks written again from the log.
+    pub repaired: u64,
+    /// Damaged blocks that the log did not hold, counted in each pass.
+    pub damaged: u64,
+    /// The last finds, oldest first.
+    pub finds: Vec<FindStatus>,
+}
+
+/// A damaged block that the scrub found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct FindStatus {
+    /// The block.
+    pub lba: u64,
+    /// The record that wrote it is behind this LSN,
+    pub after: u64,
+    /// and at or below this one.
+    pub through: u64,
+    /// Whether it was written again from the log.
+    pub repaired: bool,
 }
 
 /// One pin.
@@ -173,6 +205,7 @@ impl Status {
             needs_rebuild: node.is_some_and(|node| node.needs_rebuild),
             pins: volume.pins().iter().map(PinStatus::of).collect(),
             segments: SegmentStatus::of(volume),
+            scrub: ScrubStatus::of(volume),
             backend: volume.log().disk().backend().into(),
             ..Status::default()
         }
@@ -193,6 +226,26 @@ impl PinStatus {
             lsn: pin.lsn.get(),
             age_s: Duration::from_nanos(pin.age_ns).as_secs_f64(),
             bytes: pin.bytes,
+        }
+    }
+}
+
+impl ScrubStatus {
+    fn of(volume: &Volume) -> ScrubStatus {
+        let status = volume.scrub_status();
+        let finds = status.finds.iter().map(|find| FindStatus {
+            lba: find.lba,
+            after: find.lsns.after.get(),
+            through: find.lsns.through.get(),
+            repaired: find.repaired,
+        });
+        ScrubStatus {
+            position: status.position,
+            passes: status.passes,
+            blocks: status.blocks,
+            repaired: status.repaired,
+            damaged: status.damaged,
+            finds: finds.collect(),
         }
     }
 }

@@ -98,6 +98,18 @@ fn print(text: &str, out: &mut dyn Write) -> Result<(), Error> {
         plain(&segments["bytes"]),
         get("backend")
     )?;
+    let scrub = &status["scrub"];
+    writeln!(
+        out,
+        "scrub: at block {}, {} passes, {} blocks checked, {} repaired, {} damaged",
+        plain(&scrub["position"]),
+        plain(&scrub["passes"]),
+        plain(&scrub["blocks"]),
+        plain(&scrub["repaired"]),
+        plain(&scrub["damaged"])
+    )?;
+    let find = ["lba", "after", "through", "repaired"];
+    rows("damaged block", &scrub["finds"], &find, out)?;
     rows(
         "pin",
         &status["pins"],
