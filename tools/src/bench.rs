@@ -13,6 +13,7 @@ mod floor;
 mod floor_read;
 mod histogram;
 mod image_read;
+mod nbd;
 mod open;
 mod paired;
 mod pinned;
@@ -47,6 +48,7 @@ pub use floor::{BatchFloor, Floor};
 pub use floor_read::ReadFloor;
 pub use histogram::Histogram;
 pub use image_read::ImageRead;
+pub use nbd::Nbd;
 pub use open::Open;
 pub use paired::Spread;
 pub use pinned::Pinned;
@@ -85,6 +87,8 @@ pub enum Work {
     Open(Open),
     /// Writes beside a pinned base, idle and streamed
     Pinned(Pinned),
+    /// Writes of fio through nbdkit, to a volume and to a file
+    Nbd(Nbd),
 }
 
 /// What every work has.
@@ -180,6 +184,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         Work::Checkpoint(args) => (checkpoint::measure(args)?, args.run.json),
         Work::Open(args) => (open::measure(args)?, args.run.json),
         Work::Pinned(args) => (pinned::measure(args)?, args.run.json),
+        Work::Nbd(args) => (nbd::measure(args)?, args.run.json),
     };
     match &args.work {
         _ if json => writeln!(out, "{result}")?,
@@ -191,6 +196,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         Work::Checkpoint(_) => checkpoint::print(&result, out)?,
         Work::Open(_) => open::print(&result, out)?,
         Work::Pinned(_) => pinned::print(&result, out)?,
+        Work::Nbd(_) => nbd::print(&result, out)?,
     }
     Ok(Exit::Fine)
 }

@@ -1,5 +1,6 @@
 //! The commands as an operator meets them: real programs, real files, real clients.
 
+mod bench;
 mod damage;
 mod files;
 mod kill;

@@ -159,7 +159,7 @@ fn open_direct(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
 }
 
 /// Fills the file with zeros and syncs it, so that overwriting changes no metadata.
-fn prepare(path: &Path, bytes: u64) -> Result<(), Error> {
+pub(super) fn prepare(path: &Path, bytes: u64) -> Result<(), Error> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let mode = Mode::RUSR | Mode::WUSR;
     let file = rustix::fs::open(path, flags, mode).map_err(std::io::Error::from)?;
