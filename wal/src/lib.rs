@@ -159,6 +159,8 @@ mod frame;
 #[cfg(all(feature = "sim", any(test, fuzzing)))]
 #[cfg_attr(fuzzing, doc(hidden))]
 pub mod fuzzing;
+#[cfg(test)]
+mod golden_tests;
 mod handles;
 mod heal;
 #[cfg(test)]
