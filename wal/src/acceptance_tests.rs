@@ -1,12 +1,13 @@
 //! The acceptance list as far as the log alone answers it; names begin with the number in
 //! tests/BEHAVIOUR.md.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::damage_tests::{DIR, PAGE, append, change, create, frame_at, open, segment, stamps};
-use crate::disk::Disk;
 use crate::disk::sim::SimDisk;
+use crate::disk::{Buffer, Disk};
 use crate::tests::contents;
 use crate::*;
 
@@ -100,6 +101,34 @@ fn a005_a_lower_commit_succeeds_and_changes_nothing() {
 }
 
 #[test]
+fn a006_a007_a008_a009_what_the_tail_passed_is_gone_and_the_rest_is_not() {
+    let log = reclaimed(10, 5);
+    assert_eq!(log.frontiers().tail, Lsn::new(5));
+    assert_eq!(stamps(&log, 5, 10), [6, 7, 8, 9, 10]);
+    let gone = log.read(range(0, 5)).map(drop);
+    let named = matches!(&gone, Err(Error::Reclaimed { tail, .. }) if *tail == Lsn::new(5));
+    assert!(named, "{gone:?}");
+    for again in [5, 3] {
+        assert_eq!(log.reclaim(Lsn::new(again)).unwrap(), Lsn::new(5));
+    }
+    assert_eq!(stamps(&log, 5, 10), [6, 7, 8, 9, 10]);
+}
+
+#[test]
+fn a010_behind_a_truncation_no_record_is_left() {
+    let (_, log) = log_of(10);
+    log.commit(Lsn::new(7)).unwrap();
+    log.truncate(Lsn::new(7)).unwrap();
+    assert_eq!(log.frontiers().head, Lsn::new(7));
+    assert_eq!(stamps(&log, 0, 7), [1, 2, 3, 4, 5, 6, 7]);
+    let beyond = log.read(range(7, 10)).map(drop);
+    assert!(
+        matches!(&beyond, Err(Error::BeyondHead { .. })),
+        "{beyond:?}"
+    );
+}
+
+#[test]
 fn a012_a_range_beyond_the_head_is_not_recoverable() {
     let (_, log) = log_of(50);
     let head = Lsn::new(50);
@@ -156,14 +185,7 @@ fn a031_a_read_across_a_hole_is_an_error_that_names_it() {
 #[test]
 fn a032_a_log_that_begins_at_5_does_not_give_what_comes_before() {
     // Installed with a base at 4: nothing was ever reclaimed here (D12, D20).
-    let sim = create(1 << 20);
-    let disk: Arc<dyn Disk> = sim.clone();
-    let dir = Path::new(DIR);
-    let meta = Arc::new(Meta::open(&disk, dir, true).unwrap());
-    meta.update(|meta| (meta.origin, meta.tail) = (Lsn::new(4), Lsn::new(4)))
-        .unwrap();
-    let (clock, mode) = (SystemClock::new(), LogMode::Writable);
-    let (log, _) = Log::open(&disk, dir, &meta, &clock, mode, Lsn::new(4)).unwrap();
+    let log = replica_at(4);
     log.start_incarnation(Epoch::new(1)).unwrap();
     append(&log, &[5, 6, 7, 8, 9, 10]);
     assert_eq!(log.first_retained(), Lsn::new(5));
@@ -172,6 +194,32 @@ fn a032_a_log_that_begins_at_5_does_not_give_what_comes_before() {
         Err(Gap::Reclaimed { tail: Lsn::new(4) })
     );
     assert_eq!(stamps(&log, 4, 10), [5, 6, 7, 8, 9, 10]);
+}
+
+#[test]
+fn a033_the_tail_passes_neither_head_nor_committed_nor_the_base() {
+    let (_, log) = log_of(5);
+    log.commit(Lsn::new(4)).unwrap();
+    log.set_checkpoint(Lsn::new(2));
+    for beyond in [9, 5, 4, 3] {
+        let refused = log.reclaim(Lsn::new(beyond));
+        assert!(matches!(&refused, Err(Error::Chain { .. })), "{refused:?}");
+    }
+    assert_eq!(log.frontiers().tail, Lsn::ZERO);
+    assert_eq!(stamps(&log, 0, 5), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a034_no_truncation_reaches_below_the_tail_or_committed() {
+    let (_, log) = log_of(10);
+    log.commit(Lsn::new(8)).unwrap();
+    log.set_checkpoint(Lsn::new(6));
+    log.reclaim(Lsn::new(6)).unwrap();
+    for after in [4, 7] {
+        let refused = log.truncate(Lsn::new(after));
+        assert!(matches!(&refused, Err(Error::Chain { .. })), "{refused:?}");
+    }
+    assert_eq!(stamps(&log, 6, 10), [7, 8, 9, 10]);
 }
 
 #[test]
@@ -207,4 +255,152 @@ fn a250_a_sealed_segment_that_cannot_be_read_answers_with_the_record() {
         Err(Gap::Corrupt { lsn: Lsn::new(3) })
     );
     assert_eq!(stamps(&log, 3, 8), [4, 5, 6, 7, 8]);
+}
+
+/// What the blocks hold: a number for each block that was ever written.
+type Blocks = BTreeMap<u64, u8>;
+
+/// A write of one block, as a history lists it: the LSN is its place in the list, from 1.
+type Write = (u64, u8);
+
+/// Block contents after the first `through` writes of a history.
+fn reference(history: &[Write], through: usize) -> Blocks {
+    history[..through].iter().copied().collect()
+}
+
+/// Puts the records of `(after, through]` onto `blocks`, as a replay does.
+fn replay(blocks: &mut Blocks, log: &Arc<Log>, after: u64, through: u64) {
+    for record in log.read(range(after, through)).unwrap() {
+        let record = record.unwrap();
+        blocks.insert(record.header().lba.0, record.payload()[0]);
+    }
+}
+
+/// Fifty-five writes over ten blocks, no two alike.
+fn history() -> Vec<Write> {
+    (1..=55)
+        .map(|number| (u64::from(number) % 10, number))
+        .collect()
+}
+
+fn write_all(log: &Arc<Log>, writes: &[Write]) {
+    let write = |(block, value): &Write| {
+        let payload = Buffer::copy_of(&[*value; 4096]);
+        Change::write(Lba(*block), BlockSize::DEFAULT, payload)
+    };
+    drop(log.append(writes.iter().map(write).collect()).unwrap());
+    log.sync().unwrap();
+}
+
+fn primary(history: &[Write]) -> Arc<Log> {
+    let (log, _) = open(&create(1 << 20));
+    write_all(&log, history);
+    log
+}
+
+/// An empty log whose base holds everything through `base`; it belongs to a replica.
+fn replica_at(base: u64) -> Arc<Log> {
+    let disk: Arc<dyn Disk> = create(1 << 20);
+    let dir = Path::new(DIR);
+    let meta = Arc::new(Meta::open(&disk, dir, true).unwrap());
+    let base = Lsn::new(base);
+    meta.update(|meta| (meta.origin, meta.tail) = (base, base))
+        .unwrap();
+    let (clock, mode) = (SystemClock::new(), LogMode::Writable);
+    Log::open(&disk, dir, &meta, &clock, mode, base).unwrap().0
+}
+
+/// Gives the records of `(after, through]` to another log, which makes them durable.
+fn ship(from: &Arc<Log>, to: &Arc<Log>, after: u64, through: u64) {
+    let records = from.read(range(after, through)).unwrap();
+    let records = records.map(Result::unwrap).collect();
+    let durable = to.append_received(records).unwrap().wait().unwrap();
+    assert_eq!(durable, Lsn::new(through));
+}
+
+#[test]
+fn a023_a_replica_that_took_the_missing_records_equals_its_primary() {
+    let history = &history()[..50];
+    let (primary, replica) = (primary(history), replica_at(0));
+    ship(&primary, &replica, 0, 30);
+    primary.commit(Lsn::new(50)).unwrap();
+    primary.set_checkpoint(Lsn::new(10));
+    primary.reclaim(Lsn::new(10)).unwrap();
+    ship(&primary, &replica, 30, 50);
+    let mut ours = reference(history, 10);
+    replay(&mut ours, &primary, 10, 50);
+    let mut theirs = Blocks::new();
+    replay(&mut theirs, &replica, 0, 50);
+    assert_eq!(ours, reference(history, 50));
+    assert_eq!(theirs, ours);
+    assert_eq!(replica.lineage(), primary.lineage());
+}
+
+#[test]
+fn a025_a_promoted_replica_keeps_the_committed_state_and_nothing_behind_it() {
+    let history = history();
+    let (primary, replica) = (primary(&history), replica_at(0));
+    primary.commit(Lsn::new(50)).unwrap();
+    ship(&primary, &replica, 0, 50);
+    let entry = replica.start_incarnation(Epoch::new(2)).unwrap();
+    replica.commit(Lsn::new(50)).unwrap();
+    assert_eq!((entry.epoch, entry.first), (Epoch::new(2), Lsn::new(51)));
+    let frontiers = replica.frontiers();
+    assert_eq!([frontiers.committed, frontiers.head], [Lsn::new(50); 2]);
+    let beyond = replica.read(range(50, 51)).map(drop);
+    let named = matches!(&beyond, Err(Error::BeyondHead { .. }));
+    assert!(named, "{beyond:?}");
+    let mut blocks = Blocks::new();
+    replay(&mut blocks, &replica, 0, 50);
+    assert_eq!(blocks, reference(&history, 50));
+    // What it writes next is another history than 51..=55 of the old primary.
+    write_all(&replica, &[(3, 99)]);
+    let fork = primary.lineage();
+    assert_ne!(
+        replica.lineage().entry_at(Lsn::new(51)),
+        fork.entry_at(Lsn::new(51))
+    );
+    assert_eq!(
+        replica.lineage().entry_at(Lsn::new(50)),
+        fork.entry_at(Lsn::new(50))
+    );
+}
+
+#[test]
+fn a027_blocks_that_were_not_written_keep_their_values() {
+    let mut history: Vec<Write> = (1..=30).map(|number| (u64::from(number), number)).collect();
+    history.extend((31..=50).map(|number| (u64::from(number) % 5, number)));
+    let (primary, replica) = (primary(&history), replica_at(0));
+    ship(&primary, &replica, 0, 30);
+    let mut blocks = Blocks::new();
+    replay(&mut blocks, &replica, 0, 30);
+    ship(&primary, &replica, 30, 50);
+    replay(&mut blocks, &replica, 30, 50);
+    for block in 5..=30 {
+        assert_eq!(u64::from(blocks[&block]), block, "block {block}");
+    }
+    assert_eq!(blocks, reference(&history, 50));
+}
+
+#[test]
+fn a028_the_newest_contents_are_not_the_state_of_an_earlier_lsn() {
+    let mut history: Vec<Write> = (1..=9).map(|number| (1, number)).collect();
+    history.extend([(7, 10), (2, 11), (7, 12)]);
+    let log = primary(&history);
+    let (mut newest, mut at_10) = (Blocks::new(), Blocks::new());
+    replay(&mut newest, &log, 0, 12);
+    replay(&mut at_10, &log, 0, 10);
+    assert_eq!(newest[&7], 12);
+    assert_eq!(at_10, Blocks::from([(1, 9), (7, 10)]));
+}
+
+#[test]
+fn a029_a_snapshot_and_the_records_behind_it_make_the_state() {
+    let history = &history()[..13];
+    let (primary, replica) = (primary(history), replica_at(11));
+    let mut blocks = reference(history, 11);
+    ship(&primary, &replica, 11, 13);
+    assert_eq!(replica.first_retained(), Lsn::new(12));
+    replay(&mut blocks, &replica, 11, 13);
+    assert_eq!(blocks, reference(history, 13));
 }
