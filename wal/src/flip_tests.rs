@@ -192,6 +192,12 @@ impl Subject {
 
     /// Whether an open and a read of everything notice something. What they give is right.
     fn is_noticed(&self, sim: &Arc<SimDisk>, mode: LogMode, what: &str) -> (bool, u64) {
+        let (log, noticed, head) = self.look(sim, mode, what);
+        log.stop();
+        (noticed, head)
+    }
+
+    fn look(&self, sim: &Arc<SimDisk>, mode: LogMode, what: &str) -> (Arc<Log>, bool, u64) {
         let (log, report) = match open(&plain(sim), mode, 0) {
             Ok(opened) => opened,
             Err(error) => panic!("{what}: it cannot be opened: {error}"),
@@ -219,16 +225,13 @@ impl Subject {
             assert_contents(&log, &self.model, 0, head);
             assert_eq!(log.frontiers().durable.get(), head, "{what}");
         }
-        log.stop();
-        (noticed, head)
+        (log, noticed, head)
     }
 
     /// What verify says beyond an open and a read: of a copy of meta, of frames that are not looked
     /// at once an index is there, of padding, and of a segment that ends before its last frame.
-    fn verify_notices(&self, sim: &Arc<SimDisk>) -> bool {
-        let meta = Meta::open(&plain(sim), Path::new(DIR), false).unwrap();
-        let mut noticed = !meta.verify().is_empty();
-        let (log, _) = open(&plain(sim), LogMode::ReadOnly, 0).unwrap();
+    fn verify_notices(log: &Log) -> bool {
+        let mut noticed = !log.meta().verify().is_empty();
         for segment in log.segments() {
             if segment.state == SegmentState::Free {
                 continue;
@@ -241,7 +244,7 @@ impl Subject {
                 Inspected::Frame { offset, bytes, .. } => end = offset + bytes,
                 Inspected::Segment { .. } => {}
             };
-            if inspect_segment(&plain(sim), &path, &mut each).is_err() {
+            if inspect_segment(&log.disk, &path, &mut each).is_err() {
                 return true;
             }
             noticed |= end != segment.bytes;
@@ -282,12 +285,13 @@ fn every_flipped_bit_of_a_cleanly_closed_log_is_found_or_nothing_rests_on_it() {
             path.display()
         );
         let sim = subject.flipped(&path, at, mask);
-        let (noticed, head) = subject.is_noticed(&sim, LogMode::ReadOnly, &what);
+        let (log, noticed, head) = subject.look(&sim, LogMode::ReadOnly, &what);
         assert!(
             noticed || head == issued,
             "{what}: {head} came back in silence"
         );
-        let found = noticed || subject.verify_notices(&sim);
+        let found = noticed || Subject::verify_notices(&log);
+        log.stop();
         match rests {
             Rests::Meta | Rests::Header | Rests::Frame(_) | Rests::Padding => {
                 assert!(found, "{what} goes unnoticed");
@@ -295,7 +299,11 @@ fn every_flipped_bit_of_a_cleanly_closed_log_is_found_or_nothing_rests_on_it() {
             Rests::Copy | Rests::Nothing => assert!(!noticed, "{what} costs something"),
         }
         counts.add(rests, noticed);
-        // A writable open destroys no evidence: what was missed stays missed.
+        // A writable open destroys no evidence: what was missed stays missed. Where nothing is
+        // missed, one bit of each byte is enough to see that.
+        if !noticed && mask != 1 << (at % 8) {
+            continue;
+        }
         let (writable, _) = subject.is_noticed(&sim, LogMode::Writable, &what);
         assert_eq!(noticed, writable, "{what}: read-only and writable differ");
         let (again, head) = subject.is_noticed(&sim, LogMode::ReadOnly, &what);
@@ -327,7 +335,7 @@ fn a_flipped_bit_of_a_crashed_log_is_found_below_the_frontier_and_cut_above_it()
             path.display()
         );
         let sim = subject.flipped(&path, at, mask);
-        let (noticed, head) = subject.is_noticed(&sim, LogMode::Writable, &what);
+        let (log, noticed, head) = subject.look(&sim, LogMode::Writable, &what);
         match rests {
             // No frame behind it says that it was durable: a torn tail of one record.
             Rests::Frame(sequence) if sequence == subject.last => {
@@ -336,7 +344,7 @@ fn a_flipped_bit_of_a_crashed_log_is_found_below_the_frontier_and_cut_above_it()
             }
             Rests::Frame(_) => {
                 assert!(
-                    noticed || subject.verify_notices(&sim),
+                    noticed || Subject::verify_notices(&log),
                     "{what} goes unnoticed"
                 );
                 assert!(
@@ -349,6 +357,7 @@ fn a_flipped_bit_of_a_crashed_log_is_found_below_the_frontier_and_cut_above_it()
                 "{what} costs something, head {head}"
             ),
         }
+        log.stop();
         counts.add(rests, noticed);
     }
     println!("flips, and how many an open and a read noticed: {counts:?}");
