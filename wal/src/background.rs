@@ -77,7 +77,8 @@ impl Log {
             return self.reclaim(wanted).map(|_| true);
         }
         // Segments first: an append may wait for one.
-        let done = self.prepare_one()? || self.seal_one(effort)? || self.remove_one()?;
+        let done =
+            self.prepare_one()? || self.seal_one(effort)? || self.remove_beyond(SPARE_BYTES_MAX)?;
         Ok(done || self.disk.is_stepped() && self.attend_once())
     }
 
@@ -169,12 +170,12 @@ impl Log {
         Ok(wanted)
     }
 
-    /// Removes a file beyond the pool (L-R4).
-    fn remove_one(&self) -> Result<bool, Error> {
+    /// Removes a file beyond a pool of so many bytes, but never the last one (L-R4).
+    pub(crate) fn remove_beyond(&self, spare_bytes: u64) -> Result<bool, Error> {
         let slot = {
             let mut state = self.state();
             state.collect_retired();
-            let kept = SPARE_BYTES_MAX / self.ids.geometry.segment_bytes;
+            let kept = spare_bytes / self.ids.geometry.segment_bytes;
             if state.slots.spare.len() as u64 <= kept.max(1) {
                 return Ok(false);
             }

@@ -63,8 +63,11 @@ pub(crate) fn plain(sim: &Arc<SimDisk>) -> Arc<dyn Disk> {
 /// How many states were visited, how many of them were different, how many logs were opened.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    media: HashSet<u128>,
     seen: HashSet<u128>,
+    /// Cuts of the power.
     pub(crate) visited: u64,
+    /// Disks, each with what was promised about it, that no earlier cut had left.
     pub(crate) distinct: u64,
     /// Of the distinct ones, those in the middle of an open that repairs a crash.
     pub(crate) nested: u64,
@@ -76,14 +79,12 @@ pub(crate) struct Tally {
 impl Tally {
     /// Whether this very disk, with these very promises, was not judged yet.
     fn is_new(&mut self, sim: &SimDisk, model: &Model) -> bool {
+        let medium = sim.digest();
+        self.media.insert(medium);
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        hash.update(&medium.to_le_bytes());
         for number in model.key() {
             hash.update(&number.to_le_bytes());
-        }
-        for path in sim.paths() {
-            let bytes = sim.read_file(&path).unwrap();
-            hash.update(path.as_os_str().as_encoded_bytes());
-            hash.update(&bytes);
         }
         let new = self.seen.insert(hash.digest128());
         self.visited += 1;
@@ -91,9 +92,9 @@ impl Tally {
         new
     }
 
-    /// Forgets which states were seen, not how many: those of another story are others.
-    pub(crate) fn forget(&mut self) {
-        self.seen.clear();
+    /// Different contents of the medium, whatever was promised about them.
+    pub(crate) fn media(&self) -> usize {
+        self.media.len()
     }
 }
 

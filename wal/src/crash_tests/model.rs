@@ -112,8 +112,6 @@ pub(crate) struct Model {
     pub(crate) committed: u64,
     /// A clean close was acknowledged and nothing was written since.
     pub(crate) closed: bool,
-    /// Rises with every change of the model.
-    pub(crate) version: u64,
     stamps: u64,
     /// D2: what each (epoch, incarnation, LSN) ever named.
     named: Arc<BTreeMap<(Epoch, Incarnation, u64), u64>>,
@@ -130,7 +128,6 @@ impl Model {
 
     /// Notes a record before it is handed over, under the next LSN.
     pub(crate) fn issue(&mut self, record: Issued) -> Issued {
-        self.version += 1;
         self.stamps += 1;
         let record = Issued {
             stamp: self.stamps,
@@ -151,18 +148,15 @@ impl Model {
             "{lsn} is called durable, {} were issued",
             self.issued()
         );
-        self.version += 1;
         self.durable = self.durable.max(lsn.get());
     }
 
     pub(crate) fn begin_truncation(&mut self, after: u64) {
-        self.version += 1;
         self.cut = Some(after);
     }
 
     pub(crate) fn truncated(&mut self) {
         let after = self.cut.take().expect("a truncation began");
-        self.version += 1;
         Arc::make_mut(&mut self.history).truncate(usize::try_from(after).unwrap());
         self.durable = after;
     }
@@ -176,7 +170,6 @@ impl Model {
     pub(crate) fn came_back(&mut self, frontiers: Frontiers) {
         let head = frontiers.head.get();
         assert!(self.allows(head), "{head} came back: {}", self.brief());
-        self.version += 1;
         Arc::make_mut(&mut self.history).truncate(usize::try_from(head).unwrap());
         self.durable = head;
         self.cut = None;
@@ -203,7 +196,7 @@ impl Model {
     }
 
     /// The facts that decide what a state must be, for telling states apart.
-    pub(crate) fn key(&self) -> [u64; 7] {
+    pub(crate) fn key(&self) -> [u64; 8] {
         let last = self.history.last().map_or(0, |record| record.stamp);
         [
             self.durable,
@@ -213,6 +206,7 @@ impl Model {
             self.tail.0,
             self.tail.1 << 1 | u64::from(self.closed),
             self.checkpoint << 1 | u64::from(self.created),
+            self.committed,
         ]
     }
 }

@@ -37,6 +37,10 @@ pub(crate) enum Op {
     /// Reclaims through the checkpoint but so many records.
     Reclaim(u64),
     Step,
+    /// Lets go of everything there is, and carries out what waits for that: segments are reused.
+    Recycle,
+    /// Removes the files kept for reuse, but one.
+    Shrink,
     /// Truncates so many records, as far as the bounds allow, and starts an incarnation.
     Truncate(u64),
     /// Starts an incarnation, at an epoch so much higher.
@@ -51,7 +55,7 @@ pub(crate) enum Op {
 
 /// An operation of a random story.
 fn drawn(random: &mut Random) -> Op {
-    match random.below(44) {
+    match random.below(50) {
         0..=11 => Op::Append(random.between(1, 3)),
         12 => Op::Append(random.between(8, 40)),
         38..=41 => Op::Burst(random.between(2, 8)),
@@ -64,6 +68,8 @@ fn drawn(random: &mut Random) -> Op {
         27..=28 => Op::Checkpoint(random.below(3)),
         29..=30 => Op::Reclaim(random.below(3)),
         31..=33 => Op::Step,
+        42..=44 => Op::Recycle,
+        45..=46 => Op::Shrink,
         34 => Op::Truncate(random.between(1, 6)),
         35 => Op::Incarnation(random.below(2)),
         36 => Op::Close,
@@ -126,7 +132,12 @@ pub(crate) fn fixed_story() -> Vec<Op> {
         Mark,
         Append(1),
         Kill,
-        Append(1),
+        Append(40),
+        Recycle,
+        Append(40),
+        Recycle,
+        Shrink,
+        Burst(3),
         Sync,
     ]
 }
@@ -193,7 +204,6 @@ impl Teller {
         let epoch = Epoch::new((self.writer.0.get() + higher).min(8));
         let entry = self.log().start_incarnation(epoch)?;
         self.writer = (entry.epoch, entry.incarnation);
-        self.model().version += 1;
         Ok(())
     }
 
@@ -236,6 +246,13 @@ impl Teller {
             Op::Checkpoint(behind) => self.checkpoint(behind),
             Op::Reclaim(behind) => self.reclaim(behind)?,
             Op::Step => drop(self.log().step()?),
+            Op::Recycle => {
+                self.commit(0)?;
+                self.checkpoint(0);
+                self.reclaim(0)?;
+                while self.log().step()? {}
+            }
+            Op::Shrink => while self.log().remove_beyond(0)? {},
             Op::Truncate(count) => self.truncate(count)?,
             Op::Incarnation(higher) => self.incarnation(higher)?,
             Op::Close => {
@@ -339,7 +356,6 @@ impl Teller {
         let target = durable.saturating_sub(behind);
         {
             let mut model = self.model();
-            model.version += 1;
             model.committed = model.committed.max(target);
         }
         self.log().commit(Lsn::new(target))
@@ -349,11 +365,7 @@ impl Teller {
         let frontiers = self.log().frontiers();
         let target = frontiers.committed.get().saturating_sub(behind);
         let target = target.max(frontiers.checkpoint.get());
-        {
-            let mut model = self.model();
-            model.version += 1;
-            model.checkpoint = target;
-        }
+        self.model().checkpoint = target;
         self.log().set_checkpoint(Lsn::new(target));
     }
 
@@ -366,13 +378,11 @@ impl Teller {
             .saturating_sub(behind);
         {
             let mut model = self.model();
-            model.version += 1;
             model.tail.1 = model.tail.1.max(target);
         }
         let tail = self.log().reclaim(Lsn::new(target))?.get();
         let mut model = self.model();
         assert_eq!(tail, model.tail.1, "no pin holds it back");
-        model.version += 1;
         model.tail.0 = tail;
         Ok(())
     }

@@ -68,6 +68,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::{Completion, Disk, Operation, Token};
 use crate::sync::{Mutex, MutexGuard};
 pub use fault::{Effect, Fault};
@@ -253,6 +255,20 @@ impl SimDisk {
         let mut bytes = vec![0; usize::try_from(file.size()).map_err(io::Error::other)?];
         file.read(0, &mut bytes);
         Ok(bytes)
+    }
+
+    /// A number for what is on the disk: the names and bytes of all files as a reader sees them, and
+    /// the bytes that are durable. Disks with different ones are different.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        let state = self.state();
+        let mut hash = Xxh3::new();
+        for path in state.media.paths() {
+            hash.update(path.as_os_str().as_encoded_bytes());
+            let file = state.media.find(&path).and_then(|n| state.media.file(n));
+            file.expect("paths names files").digest(&mut hash);
+        }
+        hash.digest128()
     }
 
     /// Paths of all files, sorted, from the root.

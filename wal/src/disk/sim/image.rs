@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::rng::Rng;
 
 /// The unit that may tear (D19): a crash keeps or loses each one as a whole.
@@ -61,6 +63,17 @@ impl Image {
         }
     }
 
+    /// Adds size and contents; a hole and a sector of zeros are the same.
+    fn digest(&self, hash: &mut Xxh3) {
+        hash.update(&self.size.to_le_bytes());
+        for (number, sector) in self.sectors.iter() {
+            if !Arc::ptr_eq(sector, &ZERO) {
+                hash.update(&number.to_le_bytes());
+                hash.update(&sector[..]);
+            }
+        }
+    }
+
     /// Restores "nothing lies behind the size" after sectors and size were chosen apart.
     fn cut(&mut self) {
         let first_behind = self.size.div_ceil(SECTOR);
@@ -79,6 +92,15 @@ impl Image {
 impl FileImage {
     pub(super) fn size(&self) -> u64 {
         self.live.size
+    }
+
+    /// Adds what a reader sees, and what the next power cut keeps at least.
+    pub(super) fn digest(&self, hash: &mut Xxh3) {
+        self.live.digest(hash);
+        if self.unsynced.is_empty() && self.sizes.is_empty() {
+            return;
+        }
+        self.durable.digest(hash);
     }
 
     /// Sectors that take space.
