@@ -6,8 +6,8 @@
 //!
 //! Not responsible for: shipping anything, choosing a rebuild, who is primary, what is committed.
 //! It touches files only through the seam of crate `seawall-wal`, meta included, and reads no
-//! clock. Its only thread captures and reclaims when the log grows past a watermark; a simulator
-//! steps that work instead (D22).
+//! clock. Its only thread captures and reclaims when the log grows past a watermark, and scrubs; a
+//! simulator steps that work instead (D22).
 //!
 //! ```text
 //!   write, write_zeroes, trim        read                      state_at, pin_snapshot, pin_base
@@ -45,7 +45,9 @@
 //! - S8 The digest in meta is that of the bytes: it changes by the sums of the blocks written and
 //!   by nothing else, and `verify` recomputes it.
 //! - S9 An install touches neither the old base nor the old log. One change of meta makes the new
-//!   base the one in use, and only that makes the old one garbage (D12).
+//!   base the one in use, and only that makes the old one garbage (D12). Only where it is asked for
+//!   does it write over the old base, and then meta says durably before the first byte and until
+//!   that change that the base is incomplete.
 //! - S10 Where damage in the log may hide a newer version of a block, the block is refused (D14).
 //!
 //! # Example
