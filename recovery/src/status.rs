@@ -53,6 +53,8 @@ pub struct Status {
     pub scrub: ScrubStatus,
     /// Backend of the Disk seam.
     pub backend: String,
+    /// Why it is not the better one that was asked for first, if so (L-U4).
+    pub backend_fallback: Option<String>,
     /// Finished and aborted recoveries, oldest first.
     pub recoveries: Vec<RecoveryRecord>,
 }
@@ -207,6 +209,7 @@ impl Status {
             segments: SegmentStatus::of(volume),
             scrub: ScrubStatus::of(volume),
             backend: volume.log().disk().backend().into(),
+            backend_fallback: volume.log().disk().fallback().map(str::to_owned),
             ..Status::default()
         }
     }

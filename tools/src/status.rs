@@ -98,6 +98,13 @@ fn print(text: &str, out: &mut dyn Write) -> Result<(), Error> {
         plain(&segments["bytes"]),
         get("backend")
     )?;
+    if !status["backend_fallback"].is_null() {
+        writeln!(
+            out,
+            "a better backend was not to be had: {}",
+            get("backend_fallback")
+        )?;
+    }
     let scrub = &status["scrub"];
     writeln!(
         out,
@@ -153,5 +160,26 @@ mod tests {
         assert!(!is_address("/srv/vol:1"));
         assert!(!is_address("vol"));
         assert!(!is_address("vol:x"));
+    }
+
+    #[test]
+    fn a_backend_in_place_of_a_better_one_is_shown_with_its_reason() {
+        let shown = |reason: Option<&str>| {
+            let status = recovery::Status {
+                backend: "direct".into(),
+                backend_fallback: reason.map(str::to_owned),
+                ..recovery::Status::default()
+            };
+            let mut out = Vec::new();
+            print(&status.to_json(), &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let told = shown(Some("io_uring cannot be used: forbidden"));
+        assert!(told.contains("backend direct"), "{told}");
+        assert!(
+            told.contains("io_uring cannot be used: forbidden"),
+            "{told}"
+        );
+        assert!(!shown(None).contains("better"));
     }
 }

@@ -148,6 +148,7 @@ impl Contest<'_> {
         json!({
             "work": "append",
             "backend": self.counting.backend(),
+            "backend_fallback": self.counting.fallback(),
             "device": self.device.name,
             "write_cache": self.device.write_cache(),
             "callers": self.args.run.callers,
@@ -228,6 +229,7 @@ fn cold_start(args: &Append, cold: &Turn, written: Counters) -> Value {
 pub(super) fn print(result: &Value, out: &mut dyn Write) -> Result<(), Error> {
     let lines = [
         "append of {record_bytes} bytes, durable; {backend} on {device}, {write_cache}",
+        "{backend_fallback}",
         "{callers} callers, {in_flight} in flight: {records_per_s} records/s, {mb_per_s} MB/s",
         "each operation is {volatile} volatile appends and one sync",
         "p50 {p50_us} us, p99 {p99_us} us, p99.9 {p999_us} us, longest {max_us} us",

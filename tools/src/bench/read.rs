@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use seawall_wal::disk::Disk;
 use seawall_wal::{LogMode, Lsn, LsnRange};
 use serde_json::{Map, Value, json};
 
@@ -170,7 +171,8 @@ impl Contest<'_> {
             &mut fields,
             json!({
                 "work": "read",
-                "backend": seawall_wal::disk::Disk::backend(counting.as_ref()),
+                "backend": counting.backend(),
+                "backend_fallback": counting.fallback(),
                 "device": device.name,
                 "callers": self.args.run.callers,
                 "in_flight": self.args.in_flight,
@@ -246,6 +248,7 @@ pub(super) fn print(result: &Value, out: &mut dyn Write) -> Result<(), Error> {
     let lines = [
         "read of {record_bytes} bytes by LSN, cold, log of {log_bytes} bytes; {backend} on \
          {device}",
+        "{backend_fallback}",
         "{callers} callers, {in_flight} in flight: {records_per_s} records/s, {mb_per_s} MB/s",
         "p50 {p50_us} us, p99 {p99_us} us, p99.9 {p999_us} us",
         "floor of the same disk {floor_per_s} records/s, {range_floor_per_s} ranges/s; it drifted \

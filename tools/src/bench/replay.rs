@@ -171,6 +171,7 @@ fn report(
         json!({
             "work": "replay",
             "backend": counting.backend(),
+            "backend_fallback": counting.fallback(),
             "device": device.name,
             "callers": args.run.callers,
             "in_flight": args.in_flight,
@@ -202,6 +203,7 @@ pub(super) fn print(result: &Value, out: &mut dyn Write) -> Result<(), Error> {
     let lines = [
         "replay of {records} records of {record_bytes} bytes, log of {log_bytes} bytes; {backend} \
          on {device}",
+        "{backend_fallback}",
         "warm: {records_per_s} records/s, {mb_per_s} MB/s; read and CRC-32 of the same bytes \
          {floor_per_s} records/s, drifted by {floor_drift}; ratio {ratio} ({ratio_min} to \
          {ratio_max})",
