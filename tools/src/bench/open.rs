@@ -222,8 +222,8 @@ pub(super) fn print(result: &Value, out: &mut dyn Write) -> Result<(), Error> {
         out,
     )?;
     for shape in result["shapes"].as_array().into_iter().flatten() {
-        let line = "volume of {volume_bytes} bytes, log of {log_bytes}: {open_ms} ms ({open_ms_min} \
-                    to {open_ms_max}), {resident_bytes} bytes resident without file pages, \
+        let line = "volume of {volume_bytes} bytes, log of {log_bytes}: {open_ms} ms \
+                    ({open_ms_min} to {open_ms_max}), {resident_bytes} bytes resident without file pages, \
                     {resident_bytes_before_open} before";
         report::print(shape, &[line], out)?;
     }
