@@ -2,9 +2,9 @@
 //!
 //! There is no clock: a writer waits for progress of the capture that is under way, counted in
 //! bytes of log. Up to the soft mark nobody waits. From there on each byte appended waits for as
-//! many captured bytes as `over / (soft - over)`, where `over` is what waits beyond the mark: little
-//! at first, one for one in the middle, and at twice the mark until the capture has ended. So the
-//! log comes to rest between the two marks and nobody stalls for a whole capture.
+//! many captured bytes as `over / (soft - over)`, where `over` is what waits beyond the mark:
+//! little at first, one for one in the middle, and at twice the mark until the capture has ended.
+//! So the log comes to rest between the two marks and nobody stalls for a whole capture.
 //!
 //! Nobody waits while no capture is under way: one that fails, for want of space for instance, or
 //! that has nothing it may capture, stops no writer (D21). The log then grows until its own disk is

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use seawall_snapshot::{Access, Error as VolumeError, Volume};
-use seawall_wal::disk::{self, Disk, File, FileDisk, OpenMode};
+use seawall_wal::disk::{self, Choice, Disk, File, FileDisk, OpenMode};
 use seawall_wal::{
     Clock, Error as WalError, Meta, MetaContents, ReplayReport, ScanEnd, SystemClock,
 };
@@ -18,9 +18,15 @@ pub(crate) const PIECE_BYTES: u64 = 1 << 20;
 /// How often a live volume is looked at again when a file vanished under the reader (D24).
 const LOOKS_MAX: u32 = 10;
 
-/// The backend the commands use.
+/// The backend of commands that look, or change little.
 pub(crate) fn disk() -> Arc<dyn Disk> {
     FileDisk::new()
+}
+
+/// The backend of commands that take writes: the best that the machine has, and it knows why it is
+/// not a better one.
+pub(crate) fn serving_disk() -> Result<Arc<dyn Disk>, Error> {
+    Ok(disk::open_backend(Choice::Auto)?)
 }
 
 /// The clocks of the machine.

@@ -38,7 +38,7 @@ pub struct Args {
 /// # Errors
 /// [`Error::InputTooLarge`] before anything is written; otherwise what the volume says.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
-    let disk = common::disk();
+    let disk = common::serving_disk()?;
     let (image, bytes) = common::open_input(&disk, &args.file)?;
     let size = common::peek(&disk, &args.dir)?.geometry.bytes();
     if bytes > size {

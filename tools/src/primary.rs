@@ -80,7 +80,7 @@ impl From<Ack> for AckRule {
 /// A directory that is no primary's volume or in use, an address that cannot be used, damage below
 /// the frontier.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
-    let disk = common::disk();
+    let disk = common::serving_disk()?;
     let events = edge::events(args.commands)?;
     let (volume, report) = common::open(&disk, &args.dir, Access::Primary)?;
     if let Some(damaged) = common::damaged(&args.dir, &report) {

@@ -42,7 +42,7 @@ pub struct Args {
 /// A directory that holds something else, is a primary's or in use, and an address that cannot be
 /// listened on.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
-    let disk = common::disk();
+    let disk = common::serving_disk()?;
     let events = edge::events(args.attached)?;
     common::check_parent(&disk, &args.dir)?;
     if args.demote {

@@ -1,5 +1,7 @@
 //! The commands as an operator meets them: real programs, real files, real clients.
 
+#[cfg(target_os = "linux")]
+mod backend;
 mod bench;
 mod damage;
 mod files;
