@@ -223,8 +223,8 @@ pub(super) fn print(result: &Value, out: &mut dyn Write) -> Result<(), Error> {
     )?;
     for shape in result["shapes"].as_array().into_iter().flatten() {
         let line = "volume of {volume_bytes} bytes, log of {log_bytes}: {open_ms} ms \
-                    ({open_ms_min} to {open_ms_max}), {resident_bytes} bytes resident without file pages, \
-                    {resident_bytes_before_open} before";
+                    ({open_ms_min} to {open_ms_max}), {resident_bytes} bytes resident without \
+                    file pages, {resident_bytes_before_open} before";
         report::print(shape, &[line], out)?;
     }
     let line = "the largest volume takes {extra_open_ms} ms more than the smallest";
