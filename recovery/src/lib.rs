@@ -44,6 +44,7 @@
 
 pub mod ack;
 pub mod budget;
+pub mod control;
 mod driver;
 mod error;
 pub mod event;

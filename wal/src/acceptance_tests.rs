@@ -223,6 +223,28 @@ fn a034_no_truncation_reaches_below_the_tail_or_committed() {
 }
 
 #[test]
+fn a222_an_incarnation_without_a_record_leaves_no_entry_behind() {
+    let (sim, log) = log_of(3);
+    let held = log.lineage().entries().to_vec();
+    log.close().unwrap();
+    drop(log);
+    let mut last = held.last().unwrap().incarnation;
+    for _ in 0..3 {
+        let (log, _) = open(&sim);
+        log.close().unwrap();
+        drop(log);
+        let disk: Arc<dyn Disk> = sim.clone();
+        let meta = Meta::open(&disk, Path::new(DIR), true).unwrap();
+        let lineage = meta.get().lineage;
+        let (idle, before) = lineage.entries().split_last().unwrap();
+        assert_eq!(before, held);
+        assert_eq!(idle.first, Lsn::new(4));
+        assert!(idle.incarnation > last, "every open is another incarnation");
+        last = idle.incarnation;
+    }
+}
+
+#[test]
 fn a244_an_acknowledged_epoch_survives_the_loss_of_either_copy_of_meta() {
     for copy in 0..2 {
         let (sim, log) = log_of(3);

@@ -1,6 +1,6 @@
 use super::*;
-use crate::outcome::{SourceKind, WhyFull};
-use crate::testing::lsn;
+use crate::outcome::{Asked, SourceKind, WhyFull, rebuild_source};
+use crate::testing::{history, lsn};
 
 fn snapshot_tail(base: u64, target: u64) -> Source {
     Source {
@@ -93,6 +93,44 @@ fn snapshot_and_tail_complete_at_the_target() {
         ],
     );
     assert_eq!(*rebuild.phase(), Phase::Completed { at: lsn(100) });
+}
+
+// A062
+#[test]
+fn the_source_decides_whether_a_tail_follows_the_base() {
+    let source = rebuild_source(&history(100).base(50), Asked::Any);
+    assert_eq!(source, snapshot_tail(50, 100));
+    let whole = [transferred(50), VERIFIED, Event::BeginTail];
+    let rebuild = after(source, whole);
+    let applied = lsn(50);
+    assert_eq!(*rebuild.phase(), Phase::Tail { source, applied });
+    assert_eq!(
+        refused(&rebuild, tail(50)),
+        Failure::NoProgress {
+            lsn: lsn(50),
+            reached: lsn(50),
+        }
+    );
+    after(
+        source,
+        [
+            transferred(50),
+            VERIFIED,
+            Event::BeginTail,
+            tail(51),
+            tail(100),
+            COMPLETE,
+        ],
+    );
+    for without in [history(100), history(100).base(50).untrusted()] {
+        let source = rebuild_source(&without, Asked::Any);
+        assert_eq!((source.snapshot(), source.target), (None, lsn(100)));
+        let rebuild = after(source, [transferred(100), VERIFIED]);
+        assert_eq!(
+            refused(&rebuild, Event::BeginTail),
+            wrong_phase(RebuildStep::BeginTail, "transfer")
+        );
+    }
 }
 
 // A119

@@ -461,6 +461,51 @@ fn a_deferred_handshake_is_repeated_in_the_same_session() {
     assert_eq!(bench.sender.state(), State::InSync);
 }
 
+// A056: the signatures leave no room for an absent history.
+#[test]
+fn neither_call_that_reads_a_history_can_go_without_one() {
+    type Handshake = fn(
+        &mut Sender<TestPin>,
+        SessionId,
+        &ReplicaFacts,
+        &History,
+    ) -> Result<outcome::Decision, Failure>;
+    let handshake: Handshake = Sender::handshake;
+    let source: fn(&History, Asked) -> outcome::Source = outcome::rebuild_source;
+    let mut bench = bench();
+    let id = bench.attach(Kind::CatchUp);
+    bench.sender.connect(id).unwrap();
+    handshake(&mut bench.sender, id, &replica(70), &history(100)).unwrap();
+    assert_eq!(source(&history(100), Asked::Any).target, lsn(100));
+}
+
+// A091
+#[test]
+fn nobody_is_in_sync_without_a_handshake_on_a_history() {
+    let mut bench = bench();
+    let id = bench.attach(Kind::CatchUp);
+    for phase in ["init", "connecting"] {
+        let refused = |step| Failure::WrongPhase { step, phase };
+        assert_eq!(bench.complete(id), Err(refused(session::Step::Complete)));
+        assert_eq!(
+            bench.sender.begin_catch_up(id, NOW),
+            Err(refused(session::Step::BeginCatchUp))
+        );
+        assert_ne!(bench.sender.state(), State::InSync);
+        assert_eq!(bench.pins.held(), 0);
+        if phase == "init" {
+            bench.sender.connect(id).unwrap();
+        }
+    }
+    let evidence = replica(100);
+    bench
+        .sender
+        .handshake(id, &evidence, &history(100))
+        .unwrap();
+    assert_eq!(bench.complete(id), Ok(lsn(100)));
+    assert_eq!(bench.sender.state(), State::InSync);
+}
+
 #[test]
 fn the_test_storage_answers_like_storage() {
     use crate::plan::Storage;

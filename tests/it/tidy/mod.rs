@@ -3,6 +3,7 @@
 //! Each rule is a function from text to complaints, with a test that it can complain, and one test
 //! that runs it over every file of the repository.
 
+mod due;
 mod edges;
 mod ids;
 mod text;
