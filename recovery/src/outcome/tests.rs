@@ -4,6 +4,7 @@ use crate::testing::{entry, history, lsn, replica};
 use seawall_wal::{Lineage, NodeIncarnation, VolumeId};
 
 mod oracle;
+mod random;
 mod source;
 
 fn range(after: u64, through: u64) -> LsnRange {
