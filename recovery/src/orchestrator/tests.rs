@@ -11,6 +11,7 @@ use crate::testing::{TestPin, TestStorage, endpoint, history, lsn, replica};
 use seawall_wal::NodeIncarnation;
 
 mod executor;
+mod model;
 mod planning;
 
 const EPOCH: Epoch = Epoch::new(1);
