@@ -11,6 +11,7 @@ use seawall_wal::{LsnRange, NodeIncarnation};
 use std::sync::Arc;
 
 mod mark;
+mod matrix;
 mod stream;
 
 const EPOCH: Epoch = Epoch::new(1);
