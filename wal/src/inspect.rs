@@ -196,7 +196,7 @@ fn report_frame(
         bytes: header.frame_bytes as u64,
         truncated_after: (header.kind == FrameKind::Truncation).then_some(header.after),
     });
-    if !found.padding_ok {
+    if !found.soiled.is_empty() {
         let what = Damage::Field {
             field: "padding",
             found: 1,

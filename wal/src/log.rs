@@ -1,6 +1,7 @@
 //! The log: opening it, and what it says about itself. Appending is in `append` and `commit`,
 //! reading in `read`, its two ends in `bounds`, what runs by itself in `background`.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -107,6 +108,7 @@ impl Log {
             walk.slots.spare.extend(later);
         }
         let wipe_to = torn.then_some(walk.wipe_to);
+        let soiled = std::mem::take(&mut walk.soiled);
         let ids = Ids {
             volume: contents.volume,
             log: contents.log,
@@ -132,7 +134,7 @@ impl Log {
         });
         log.publish(&log.state());
         if writable && verdict != Verdict::Damaged {
-            log.begin_writing(wipe_to)?;
+            log.begin_writing(wipe_to, &soiled)?;
             if !disk.is_stepped() {
                 edge::spawn(&log)
                     .map_err(|source| Error::io(crate::IoOp::Open, &log.dir, None, source))?;
@@ -142,8 +144,9 @@ impl Log {
     }
 
     /// Makes a log that was just replayed ready for appends, everything durable. Behind a torn
-    /// tail, `wipe_to` says how far the frames reach that were cut.
-    fn begin_writing(&self, wipe_to: Option<u64>) -> Result<(), Error> {
+    /// tail, `wipe_to` says how far the frames reach that were cut; `soiled` is what is to be
+    /// padding in the last segment again.
+    fn begin_writing(&self, wipe_to: Option<u64>, soiled: &[Range<u64>]) -> Result<(), Error> {
         if self.meta.get().clean_close.is_some() {
             self.meta.update(|meta| meta.clean_close = None)?;
         }
@@ -156,6 +159,7 @@ impl Log {
         }
         let active = Arc::clone(&self.state().active().file);
         active.hold()?;
+        self.clear_padding(soiled)?;
         if let Some(wipe_to) = wipe_to {
             self.wipe_behind_cut(wipe_to)?;
         }

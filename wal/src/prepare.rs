@@ -1,5 +1,6 @@
 //! Segments made ready for their next life: rotation, the pool, and what a full disk means.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Error;
@@ -167,6 +168,25 @@ impl Log {
             self.state().ready.push(prepared);
         }
         Ok(())
+    }
+
+    /// Writes padding again that a crash left as it was in an earlier life of the segment: nobody
+    /// reads it, but it is not to pass for damage (L2).
+    pub(crate) fn clear_padding(&self, soiled: &[Range<u64>]) -> Result<(), Error> {
+        let (file, end) = {
+            let mut state = self.state();
+            let active = state.active();
+            (active.file.writer(), active.end)
+        };
+        let mut cleared = false;
+        for padding in soiled.iter().filter(|padding| padding.end <= end) {
+            file.write_zeros(padding.start, padding.end - padding.start)?;
+            cleared = true;
+        }
+        match cleared {
+            true => file.sync(),
+            false => Ok(()),
+        }
     }
 
     fn prepare_slot(&self, slot: u32) -> Result<Arc<SegmentFile>, Error> {

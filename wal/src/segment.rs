@@ -1,5 +1,6 @@
 //! One log file: its name and header, preparing it, and reading what lies in it frame by frame.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -241,8 +242,8 @@ pub(crate) struct FoundFrame {
     pub(crate) header: FrameHeader,
     pub(crate) digest: u128,
     pub(crate) records: Vec<FoundRecord>,
-    /// Whether the padding behind the headers and behind the payload is zero.
-    pub(crate) padding_ok: bool,
+    /// Where padding is not zero: behind the headers, behind the payload.
+    pub(crate) soiled: Vec<Range<u64>>,
 }
 
 impl FoundFrame {
@@ -339,7 +340,7 @@ impl<'a> Scanner<'a> {
             return Err(Damage::Identity);
         }
         let mut payload_at = offset + frame::payload_at(records.len()) as u64;
-        let mut padding_ok = self.is_zero(offset + used as u64, payload_at);
+        let behind_headers = offset + used as u64..payload_at;
         let mut found = Vec::with_capacity(records.len());
         for (index, header) in records.into_iter().enumerate() {
             let header_at = offset + frame::headers_bytes(index) as u64;
@@ -355,18 +356,25 @@ impl<'a> Scanner<'a> {
             });
             payload_at += length as u64;
         }
-        padding_ok &= self.is_zero(payload_at, offset + header.frame_bytes as u64);
+        let behind_payload = payload_at..offset + header.frame_bytes as u64;
+        let mut soiled = Vec::new();
+        for padding in [behind_headers, behind_payload] {
+            if !self.is_zero(&padding) {
+                soiled.push(padding);
+            }
+        }
         Ok(FoundFrame {
             header,
             digest,
             records: found,
-            padding_ok,
+            soiled,
         })
     }
 
-    fn is_zero(&mut self, from: u64, to: u64) -> bool {
-        let length = usize::try_from(to - from).expect("padding is below 4096 bytes");
-        self.bytes(from, length)
+    fn is_zero(&mut self, padding: &Range<u64>) -> bool {
+        let length = usize::try_from(padding.end - padding.start);
+        let length = length.expect("padding is below 4096 bytes");
+        self.bytes(padding.start, length)
             .is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
     }
 

@@ -1,6 +1,7 @@
 //! Reads a log from disk, frame by frame or by sealed index, and collects the facts that replay
 //! decides on.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -93,6 +94,9 @@ pub(crate) struct Walk {
     pub(crate) bytes_cut: u64,
     /// Where the last frame behind the cut ends, in the segment that is cut.
     pub(crate) wipe_to: u64,
+    /// Padding in the last segment that is not zero: a crash tore frames that hold nothing there,
+    /// and are whole without it.
+    pub(crate) soiled: Vec<Range<u64>>,
     pub(crate) bad: Vec<Bad>,
     pub(crate) islands: Vec<Island>,
     /// What lies between the tail and the first record on disk (D20).
@@ -169,6 +173,7 @@ impl Place<'_> {
             records: 0,
             bytes_cut: 0,
             wipe_to: 0,
+            soiled: Vec::new(),
             bad: Vec::new(),
             islands: Vec::new(),
             front: None,
@@ -215,6 +220,7 @@ impl Place<'_> {
     /// Adds one segment to the chain; gives the generation that its seal names.
     fn take_segment(&self, walk: &mut Walk, file: Arc<SegmentFile>) -> Result<Option<u64>, Error> {
         let first = walk.segments.is_empty();
+        walk.soiled.clear();
         if let Some((summary, index)) = index::open(&file, self.meta.log)
             && (first || summary.first_sequence == walk.link.sequence)
             && (first || summary.first_previous == walk.link.previous)
@@ -259,6 +265,7 @@ impl Place<'_> {
             }
             link = Link::behind(&frame);
             head = frame.header.last();
+            walk.soiled.extend_from_slice(&frame.soiled);
             scanned
                 .get_or_insert_with(|| Scanned::begin(&frame))
                 .push(&frame);
