@@ -100,8 +100,14 @@ pub struct PinStatus {
     pub lsn: u64,
     /// Age in seconds.
     pub age_s: f64,
-    /// Bytes that it keeps.
+    /// Bytes of log that would be reclaimed without it, and of blocks preserved for it.
     pub bytes: u64,
+    /// What is left of its budget of bytes, if it has one.
+    pub bytes_left: Option<u64>,
+    /// What is left of its budget of time in seconds, if it has one.
+    pub time_left_s: Option<f64>,
+    /// Why it holds nothing any more, if it was broken.
+    pub broken: Option<String>,
 }
 
 /// One replica as its primary sees it.
@@ -229,6 +235,9 @@ impl PinStatus {
             lsn: pin.lsn.get(),
             age_s: Duration::from_nanos(pin.age_ns).as_secs_f64(),
             bytes: pin.bytes,
+            bytes_left: pin.bytes_left,
+            time_left_s: (pin.time_left_ns).map(|ns| Duration::from_nanos(ns).as_secs_f64()),
+            broken: pin.broken.map(|why| why.to_string()),
         }
     }
 }

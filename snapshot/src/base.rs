@@ -1,14 +1,15 @@
 //! Views: the image at a checkpoint, or the image overlaid with the log through a target (D10).
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
 
-use seawall_wal::{Geometry, Log, Lsn, PinKind, WalPin};
+use seawall_wal::{
+    Geometry, Log, Lsn, PinBreak, PinBudget, PinHolder, PinKind, PinRequest, WalPin,
+};
 
 use crate::checkpoint::{self, RecordCache, touched};
 use crate::error::Error;
-use crate::image::{BASE_DIR, RUN_BYTES};
+use crate::image::RUN_BYTES;
 use crate::index::{Content, Index, Version};
 use crate::open::Access;
 use crate::preserve::ImageView;
@@ -67,17 +68,32 @@ pub struct BasePin {
 impl StateView {
     pub(crate) fn take(volume: &Volume, lsn: Lsn, owner: &str) -> Result<StateView, Error> {
         let _one = lock(&volume.capture);
-        let pinned = Pinned::state(volume, lsn, owner, None)?;
+        let wanted = Wanted {
+            kind: PinKind::Base,
+            lsn,
+            owner,
+            budget: PinBudget::default(),
+        };
+        let pinned = Pinned::state(volume, &wanted)?;
         Ok(StateView { pinned })
     }
 }
 
 impl SnapshotPin {
-    pub(crate) fn take(volume: &Volume, owner: &str) -> Result<SnapshotPin, Error> {
+    pub(crate) fn take(
+        volume: &Volume,
+        owner: &str,
+        budget: PinBudget,
+    ) -> Result<SnapshotPin, Error> {
         let _one = lock(&volume.capture);
         settle_intent(volume)?;
-        let facts = volume.facts();
-        let pinned = Pinned::state(volume, facts.checkpoint, owner, Some(PinKind::Snapshot))?;
+        let wanted = Wanted {
+            kind: PinKind::Snapshot,
+            lsn: volume.facts().checkpoint,
+            owner,
+            budget,
+        };
+        let pinned = Pinned::state(volume, &wanted)?;
         Ok(SnapshotPin { pinned })
     }
 
@@ -92,7 +108,12 @@ impl SnapshotPin {
 }
 
 impl BasePin {
-    pub(crate) fn take(volume: &Volume, target: Lsn, owner: &str) -> Result<BasePin, Error> {
+    pub(crate) fn take(
+        volume: &Volume,
+        target: Lsn,
+        owner: &str,
+        budget: PinBudget,
+    ) -> Result<BasePin, Error> {
         let _one = lock(&volume.capture);
         let durable = volume.log.frontiers().durable;
         if target > durable {
@@ -101,7 +122,13 @@ impl BasePin {
                 head: durable,
             }));
         }
-        let pinned = Pinned::state(volume, target, owner, Some(PinKind::Base))?;
+        let wanted = Wanted {
+            kind: PinKind::Base,
+            lsn: target,
+            owner,
+            budget,
+        };
+        let pinned = Pinned::state(volume, &wanted)?;
         Ok(BasePin { pinned })
     }
 
@@ -118,7 +145,7 @@ impl BasePin {
     /// begins at 1.
     #[must_use]
     pub fn checkpoint(&self) -> Option<Lsn> {
-        self.pinned.image.as_ref().map(|image| image.checkpoint())
+        self.pinned.checkpoint
     }
 }
 
@@ -137,42 +164,85 @@ fn settle_intent(volume: &Volume) -> Result<(), Error> {
     }
 }
 
+/// One pin, and the view of the image that it reads.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pin: WalPin,
+    image: Mutex<Option<Arc<ImageView>>>,
+}
+
+impl Claim {
+    fn of(pin: WalPin, image: Option<Arc<ImageView>>) -> Result<Arc<Claim>, Error> {
+        let claim = Arc::new(Claim {
+            pin,
+            image: Mutex::new(image.clone()),
+        });
+        let weak: Weak<Claim> = Arc::downgrade(&claim);
+        claim.pin.set_holder(weak);
+        if let Some(image) = image {
+            image.claimed_by(&claim);
+        }
+        // It may have been broken before it had a holder to tell.
+        claim.pin.check()?;
+        Ok(claim)
+    }
+
+    pub(crate) fn pin(&self) -> &WalPin {
+        &self.pin
+    }
+}
+
+impl PinHolder for Claim {
+    /// With the last claim on it a view goes, and with the view the blocks preserved for it.
+    fn broken(&self, _: PinBreak) {
+        let given_up = lock(&self.image).take();
+        drop(given_up);
+    }
+}
+
 /// An image, or nothing but zeros, overlaid with records.
 #[derive(Debug)]
 struct Pinned {
     geometry: Geometry,
     log: Arc<Log>,
     lsn: Lsn,
-    /// `None` is the empty base before LSN 1.
-    image: Option<Arc<ImageView>>,
+    /// Of the image; `None` is the empty base before LSN 1.
+    checkpoint: Option<Lsn>,
+    /// Keeps the image, the overlay and what follows it.
+    claim: Arc<Claim>,
     overlay: Index,
     /// Digest below the overlay, without the blocks in `rewritten`.
     digest: Digest,
     /// Blocks that an open intent may have rewritten: all of them lie under the overlay.
     rewritten: Index,
-    /// Keeps the overlay and what follows it.
-    _wal: WalPin,
-    _listed: Option<WalPin>,
+}
+
+/// What is asked for: the state at an LSN, as which pin.
+struct Wanted<'a> {
+    kind: PinKind,
+    lsn: Lsn,
+    owner: &'a str,
+    budget: PinBudget,
 }
 
 impl Pinned {
     /// The state at `lsn`. The caller holds the capture lock, so that the image, the tail and the
     /// pins do not move meanwhile (L-N2).
-    fn state(
-        volume: &Volume,
-        lsn: Lsn,
-        owner: &str,
-        kind: Option<PinKind>,
-    ) -> Result<Pinned, Error> {
-        let facts = volume.facts();
+    fn state(volume: &Volume, wanted: &Wanted<'_>) -> Result<Pinned, Error> {
+        let (facts, lsn) = (volume.facts(), wanted.lsn);
         check_reachable(volume, &facts, lsn)?;
         let from_start = lsn < facts.checkpoint;
         let base = match from_start {
             true => Lsn::ZERO,
             false => facts.checkpoint,
         };
-        let wal = volume.log.pin(base, owner)?;
-        let listed = kind.map(|kind| volume.log.register_pin(kind, lsn, owner));
+        let pin = volume.log.pin_as(PinRequest {
+            kind: wanted.kind,
+            lsn,
+            after: base,
+            owner: wanted.owner,
+            budget: wanted.budget,
+        })?;
         let rewritten = match facts.intent {
             Some(intent) if !from_start => touched(&volume.log, base, intent.target)?,
             _ => Index::default(),
@@ -182,25 +252,44 @@ impl Pinned {
             (false, Some(intent)) => intent.rest,
             (false, None) => facts.digest,
         };
+        let image = (!from_start).then(|| volume.preserved.view(facts.checkpoint));
         Ok(Pinned {
             geometry: volume.geometry,
             log: Arc::clone(&volume.log),
             lsn,
-            image: (!from_start).then(|| volume.image_view(&facts)),
+            checkpoint: image.as_ref().map(|_| facts.checkpoint),
+            claim: Claim::of(pin, image)?,
             overlay: touched(&volume.log, base, lsn)?,
             digest,
             rewritten,
-            _wal: wal,
-            _listed: listed,
         })
     }
 
     fn wal_pin(&self, owner: &str) -> Result<WalPin, Error> {
-        Ok(self.log.pin(self.lsn, owner)?)
+        self.claim.pin.check()?;
+        self.explain(self.log.pin(self.lsn, owner))
+    }
+
+    /// A failure that comes from a broken pin says so.
+    fn explain<T, E: Into<Error>>(&self, result: Result<T, E>) -> Result<T, Error> {
+        self.claim.pin.explain(result.map_err(E::into))
+    }
+
+    /// `None` is the empty base.
+    fn image(&self) -> Result<Option<Arc<ImageView>>, Error> {
+        if self.checkpoint.is_none() {
+            return Ok(None);
+        }
+        match lock(&self.claim.image).clone() {
+            Some(image) => Ok(Some(image)),
+            None => Err(Error::Log(
+                (self.claim.pin.check()).expect_err("only a broken pin has given up its view"),
+            )),
+        }
     }
 
     fn under(&self, lba: u64, out: &mut [u8]) -> Result<(), Error> {
-        match &self.image {
+        match self.image()? {
             Some(image) => image.read(lba, out),
             None => {
                 out.fill(0);
@@ -229,7 +318,7 @@ impl Pinned {
         piece: Range<u64>,
         version: Option<Version>,
     ) -> Result<Option<Range<u64>>, Error> {
-        match (version.map(|version| version.content), &self.image) {
+        match (version.map(|version| version.content), self.image()?) {
             (Some(Content::Payload { .. }), _) => Ok(Some(piece)),
             (Some(Content::Zeros | Content::Hole), _) | (None, None) => Ok(None),
             (None, Some(image)) => image.next_data(piece.start, piece.end),
@@ -257,7 +346,7 @@ impl Pinned {
 
     /// Takes the old contents of `range` out of a digest.
     fn without(&self, mut digest: Digest, range: Range<u64>) -> Result<Digest, Error> {
-        let Some(image) = &self.image else {
+        let Some(image) = self.image()? else {
             return Ok(digest);
         };
         for (piece, rewritten) in self.rewritten.pieces(range) {
@@ -305,28 +394,37 @@ fn check_reachable(volume: &Volume, facts: &BaseFacts, lsn: Lsn) -> Result<(), E
 }
 
 impl Volume {
-    /// The view of the image at the present checkpoint, shared by all who hold one. The caller
-    /// holds the capture lock.
-    fn image_view(&self, facts: &BaseFacts) -> Arc<ImageView> {
-        let live = self.live_views();
-        if let Some(view) = live
-            .into_iter()
-            .find(|view| view.checkpoint() == facts.checkpoint && !view.is_broken())
-        {
-            return view;
-        }
-        // OK because only uniqueness counts.
-        let number = self.views_made.fetch_add(1, Ordering::Relaxed);
-        let scratch = self.dir.join(BASE_DIR).join(format!("preserved-{number}"));
-        let view = Arc::new(ImageView::new(
-            &self.disk,
-            scratch,
-            &self.image,
-            &self.log,
-            facts.checkpoint,
-        ));
-        lock(&self.views).push(Arc::downgrade(&view));
-        view
+    /// As [`Volume::pin_snapshot`], with a budget.
+    ///
+    /// # Errors
+    /// As [`Volume::pin_snapshot`].
+    pub fn pin_snapshot_within(
+        self: &Arc<Self>,
+        owner: &str,
+        budget: PinBudget,
+    ) -> Result<SnapshotPin, Error> {
+        self.check_open()?;
+        SnapshotPin::take(self, owner, budget)
+    }
+
+    /// As [`Volume::pin_base`], with a budget.
+    ///
+    /// # Errors
+    /// As [`Volume::pin_base`].
+    pub fn pin_base_within(
+        self: &Arc<Self>,
+        target: Lsn,
+        owner: &str,
+        budget: PinBudget,
+    ) -> Result<BasePin, Error> {
+        self.check_open()?;
+        BasePin::take(self, target, owner, budget)
+    }
+
+    /// Bytes of old blocks that are preserved for pinned views.
+    #[must_use]
+    pub fn preserved_bytes(&self) -> u64 {
+        self.preserved.bytes()
     }
 }
 
@@ -355,19 +453,21 @@ impl View for Pinned {
                 value: offset,
             }));
         }
+        self.claim.pin.check()?;
         let mut lba = offset / size;
         for run in out.chunks_mut(RUN_BYTES) {
-            self.read_blocks(lba, run)?;
+            self.explain(self.read_blocks(lba, run))?;
             lba += run.len() as u64 / size;
         }
         Ok(())
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
+        self.claim.pin.check()?;
         let size = self.geometry.block_size.bytes();
         let mut found: Option<Range<u64>> = None;
         for (piece, version) in self.overlay.pieces(offset / size..self.geometry.blocks) {
-            let data = self.data_in(piece.clone(), version)?;
+            let data = self.explain(self.data_in(piece.clone(), version))?;
             match (&mut found, data) {
                 (None, None) => {}
                 (None, Some(data)) => found = Some(data),
@@ -383,7 +483,8 @@ impl View for Pinned {
     }
 
     fn digest(&self) -> Result<Digest, Error> {
-        self.overlay_digest()
+        self.claim.pin.check()?;
+        self.explain(self.overlay_digest())
     }
 }
 

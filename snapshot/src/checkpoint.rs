@@ -44,7 +44,7 @@ fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
     volume.log.sync_through(target)?;
     let touched = touched(&volume.log, facts.checkpoint, target)?;
     let (plan, rest) = Plan::begin(&volume.image, facts.digest, &touched)?;
-    keep_for_views(volume, &touched);
+    volume.preserved.keep(&touched);
     let intent = Intent { target, rest };
     // S3: nothing is written to the image before this is durable.
     store(
@@ -69,7 +69,7 @@ pub(crate) fn finish(volume: &Volume) -> Result<(), Error> {
         return Ok(());
     };
     let touched = touched(&volume.log, facts.checkpoint, intent.target)?;
-    keep_for_views(volume, &touched);
+    volume.preserved.keep(&touched);
     complete(volume, intent, &touched, Plan::of(&touched))
 }
 
@@ -125,12 +125,6 @@ fn write(volume: &Volume, plan: Plan, touched: &Index, rest: Digest) -> Result<D
 pub(crate) fn touched(log: &Log, checkpoint: Lsn, target: Lsn) -> Result<Index, Error> {
     let places = log.places(LsnRange::new(checkpoint, target))?;
     Ok(Index::of(&places))
-}
-
-fn keep_for_views(volume: &Volume, touched: &Index) {
-    for view in volume.live_views() {
-        view.keep(touched);
-    }
 }
 
 /// Makes `facts` durable together with committed, then true in memory.

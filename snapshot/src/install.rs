@@ -373,7 +373,7 @@ fn mark_incomplete(old: &Volume, session: [u8; 16], base: Lsn) -> Result<(), Err
     };
     old.meta().update(|meta| facts.store(meta))?;
     lock(&old.base).facts = facts;
-    old.live_views().iter().for_each(|view| view.give_up());
+    old.preserved.give_up();
     Ok(())
 }
 

@@ -37,9 +37,10 @@
 //!   append is not over before its record has its place. A checkpoint begins to write once every
 //!   record through its target has its place, and an entry leaves the index only after the image
 //!   that replaces it is durable.
-//! - S6 A view never changes: what a checkpoint overwrites is kept before it is overwritten, under
-//!   the lock that readers of the view hold while they look at the image. A view that cannot be
-//!   kept is broken and says so; it stops no checkpoint (D10).
+//! - S6 A view never changes: a checkpoint shows every view the old content of what it is about to
+//!   overwrite before it overwrites any of it. A reader that found nothing kept reads the image and
+//!   looks again; nobody holds a lock across I/O. A view that cannot be kept, or that is over a
+//!   limit, is broken and says so; it stops no checkpoint (D10).
 //! - S7 Pins are taken under the lock that checkpoints, reclaims and truncations hold: base and log
 //!   are pinned as one, against a floor that does not move meanwhile.
 //! - S8 The digest in meta is that of the bytes: it changes by the sums of the blocks written and

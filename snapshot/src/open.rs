@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::image::{BASE_DIR, Image, base_dir, sweep};
 use crate::lost::Lost;
 use crate::newest::Newest;
+use crate::preserve::Preserved;
 use crate::section::BaseFacts;
 use crate::volume::{Base, Volume};
 use crate::{checkpoint, lock};
@@ -388,6 +389,8 @@ pub(crate) fn open_locked(
     let (log, report) = Log::open(disk, dir, &meta, clock, log_mode, facts.checkpoint)?;
     let newest = Newest::of(&log.places(LsnRange::new(facts.checkpoint, log.applied()))?);
     let lost = Lost::of(&report, &log);
+    let image = Arc::new(image);
+    let preserved = Preserved::new(disk, dir.join(BASE_DIR), &image, &log);
     let volume = Arc::new(Volume {
         disk: Arc::clone(disk),
         dir: dir.into(),
@@ -395,7 +398,7 @@ pub(crate) fn open_locked(
         access,
         geometry: contents.geometry,
         log,
-        image: Arc::new(image),
+        image,
         replay: report.clone(),
         newest,
         captures: AtomicU64::new(0),
@@ -406,8 +409,7 @@ pub(crate) fn open_locked(
             damaged: false,
         }),
         capture: Mutex::default(),
-        views: Mutex::default(),
-        views_made: AtomicU64::new(0),
+        preserved,
         lock_file: Mutex::new(held.lock_file),
         alone: AtomicBool::new(false),
         followed: AtomicU64::new(0),

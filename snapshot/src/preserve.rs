@@ -1,46 +1,90 @@
-//! Old content of blocks that a pinned view needs, kept before a checkpoint overwrites them (D9,
+//! Old content of blocks that pinned views need, kept before a checkpoint overwrites them (D9,
 //! D10).
+//!
+//! A checkpoint copies what it is about to overwrite once, for all views that still need it, into
+//! one layer of one scratch file, and shows each view its new pieces before the first byte of the
+//! image changes. So the cost is that of the blocks overwritten while pinned, each counted once per
+//! version that a view needs. A layer goes with the last view that shows a block of it, and its
+//! space with it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use seawall_wal::disk::{Buffer, Disk, File, OpenMode, remove};
-use seawall_wal::{Log, Lsn};
+use seawall_wal::{Lba, Log, Lsn, PinBreak};
 
+use crate::base::Claim;
 use crate::error::Error;
 use crate::image::{Image, RUN_BYTES};
 use crate::index::Index;
 use crate::rangemap::RangeMap;
-use crate::repair::read_verified;
-use crate::sums::{Digest, SumCursor, block_sum, block_sums};
-use crate::{read_lock, to_usize, write_lock};
+use crate::repair::{self, read_verified};
+use crate::sums::{Digest, PAGE_SUMS, SumCursor, block_sum, block_sums};
+use crate::{lock, read_lock, to_usize, write_lock};
+
+/// Sums read at once when a view is gone through.
+const SUMS_AT_ONCE: u64 = 16 * PAGE_SUMS;
+
+/// The views of one image, and the scratch file that they share.
+#[derive(Debug)]
+pub(crate) struct Preserved {
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    image: Arc<Image>,
+    log: Arc<Log>,
+    views: Mutex<Vec<Weak<ImageView>>>,
+    scratch: Mutex<Scratch>,
+}
+
+/// The file in which old blocks lie. It is there as long as a layer is.
+#[derive(Debug, Default)]
+struct Scratch {
+    file: Option<Arc<File>>,
+    made: u64,
+    /// Where the next layer begins; slots behind it are written once and never again.
+    next: u64,
+    layers: u64,
+    /// Slots in use.
+    slots: u64,
+}
+
+/// What one checkpoint kept: consecutive slots of the file, and the sums of their blocks.
+#[derive(Debug)]
+struct Layer {
+    store: Arc<Preserved>,
+    file: Option<Arc<File>>,
+    first: u64,
+    sums: Vec<Digest>,
+}
 
 /// The image at one checkpoint, for as long as this value lives, whatever becomes of the live
 /// image.
 ///
-/// A reader holds `kept` shared while it looks at the live image, and a checkpoint holds it alone
-/// while it adds what it is about to overwrite: so what a reader does not find in `kept` is still
-/// untouched in the image.
+/// No lock is held across I/O. A reader looks at `kept`, reads the live image where nothing is
+/// kept, and looks again: what is still not kept was untouched when it was read, because a
+/// checkpoint adds to `kept` before it overwrites (S6).
 #[derive(Debug)]
 pub(crate) struct ImageView {
-    disk: Arc<dyn Disk>,
-    scratch: PathBuf,
-    image: Arc<Image>,
-    log: Arc<Log>,
+    store: Arc<Preserved>,
     checkpoint: Lsn,
     kept: RwLock<Kept>,
+    /// The pins that read it.
+    claims: Mutex<Vec<Weak<Claim>>>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     blocks: RangeMap<Old>,
-    sums: Vec<Digest>,
-    file: Option<File>,
-    broken: bool,
+    /// The layers of these blocks, by their first slot.
+    layers: BTreeMap<u64, Arc<Layer>>,
+    /// Slots among them.
+    slots: u64,
+    broken: Option<PinBreak>,
 }
 
-/// What a block held at the checkpoint of the view.
+/// What a block held at the checkpoint of a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Old {
     Zero,
@@ -53,82 +97,290 @@ enum Old {
     Damaged,
 }
 
-impl ImageView {
+/// Where a reader finds blocks of a view.
+#[derive(Debug)]
+enum Source {
+    /// In the live image, unless a checkpoint keeps them meanwhile.
+    Live,
+    Zero,
+    Slot {
+        layer: Arc<Layer>,
+        slot: u64,
+    },
+    Damaged,
+}
+
+impl Preserved {
     pub(crate) fn new(
         disk: &Arc<dyn Disk>,
-        scratch: PathBuf,
+        folder: PathBuf,
         image: &Arc<Image>,
         log: &Arc<Log>,
-        checkpoint: Lsn,
-    ) -> ImageView {
-        ImageView {
+    ) -> Arc<Preserved> {
+        Arc::new(Preserved {
             disk: Arc::clone(disk),
-            scratch,
+            folder,
             image: Arc::clone(image),
             log: Arc::clone(log),
+            views: Mutex::default(),
+            scratch: Mutex::default(),
+        })
+    }
+
+    /// The view of the image at `checkpoint`, which is the present one, shared by all who hold it.
+    /// The caller holds the capture lock.
+    pub(crate) fn view(self: &Arc<Self>, checkpoint: Lsn) -> Arc<ImageView> {
+        let whole = |view: &&Arc<ImageView>| view.checkpoint == checkpoint && !view.is_broken();
+        if let Some(view) = self.views().iter().find(whole) {
+            return Arc::clone(view);
+        }
+        let view = Arc::new(ImageView {
+            store: Arc::clone(self),
             checkpoint,
             kept: RwLock::default(),
+            claims: Mutex::default(),
+        });
+        lock(&self.views).push(Arc::downgrade(&view));
+        view
+    }
+
+    /// Views that somebody holds.
+    fn views(&self) -> Vec<Arc<ImageView>> {
+        let mut views = lock(&self.views);
+        views.retain(|view| view.strong_count() > 0);
+        views.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Keeps what a checkpoint of `touched` is about to overwrite. The checkpoint MUST call it
+    /// before its intent, under the capture lock; when it returns, every view that is not broken
+    /// shows the old content of all touched blocks wherever they are written from then on. It
+    /// cannot fail, because a view stops no checkpoint: one that cannot be kept is broken (D10).
+    pub(crate) fn keep(self: &Arc<Self>, touched: &Index) {
+        let views = self.views();
+        if views.iter().all(|view| view.is_broken()) {
+            return;
+        }
+        let mut keeper = Keeper::of(self, &views);
+        match keeper.keep_all(touched) {
+            Ok(()) => keeper.publish(),
+            Err(error) => break_all(&views, &error),
         }
     }
 
-    pub(crate) fn checkpoint(&self) -> Lsn {
-        self.checkpoint
-    }
-
-    pub(crate) fn is_broken(&self) -> bool {
-        read_lock(&self.kept).broken
-    }
-
-    fn usable(&self, kept: &Kept) -> Result<(), Error> {
-        match kept.broken {
-            false => Ok(()),
-            true => Err(Error::Log(seawall_wal::Error::PinBroken {
-                after: self.checkpoint,
-                why: "the blocks it needs could not be preserved",
-            })),
+    /// Breaks every view, because the image below them is about to be written without a checkpoint.
+    /// A read that is under way looks again when it has read, and answers that its pin is broken.
+    pub(crate) fn give_up(&self) {
+        for view in self.views() {
+            view.break_now(PinBreak::BaseReplaced);
         }
+    }
+
+    /// Bytes of old blocks that are kept.
+    pub(crate) fn bytes(&self) -> u64 {
+        lock(&self.scratch).slots << self.image.block_size().shift()
+    }
+
+    fn begin_layer(self: &Arc<Self>) -> Layer {
+        let mut scratch = lock(&self.scratch);
+        scratch.layers += 1;
+        Layer {
+            store: Arc::clone(self),
+            file: None,
+            first: scratch.next,
+            sums: Vec::new(),
+        }
+    }
+
+    fn file(&self) -> Result<Arc<File>, seawall_wal::Error> {
+        let mut scratch = lock(&self.scratch);
+        if let Some(file) = &scratch.file {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.folder.join(format!("preserved-{}", scratch.made));
+        let file = Arc::new(File::open(&self.disk, &path, OpenMode::CreateOrOpen)?);
+        scratch.made += 1;
+        scratch.file = Some(Arc::clone(&file));
+        Ok(file)
     }
 
     fn damaged(&self, lba: u64) -> Error {
         Error::ImageDamaged {
             path: self.image.path().into(),
-            lba: seawall_wal::Lba(lba),
+            lba: Lba(lba),
         }
+    }
+}
+
+/// A full disk has a name of its own; any other failure is in the log of the process.
+fn cause_of(error: &Error) -> PinBreak {
+    tracing::warn!(%error, "old blocks of pinned views could not be preserved");
+    match error {
+        Error::Log(error) if error.is_out_of_space() => PinBreak::NoSpace,
+        _ => PinBreak::NotPreserved,
+    }
+}
+
+fn break_all(views: &[Arc<ImageView>], error: &Error) {
+    let why = cause_of(error);
+    views.iter().for_each(|view| view.break_now(why));
+}
+
+impl Layer {
+    /// Reads consecutive slots, each verified; `lba` is the block of the first.
+    fn read(&self, slot: u64, lba: u64, out: &mut [u8]) -> Result<(), Error> {
+        let block_size = self.store.image.block_size();
+        let file = self.file.as_ref().expect("a slot lies in the file");
+        let bytes = file.read_exact(slot << block_size.shift(), out.len())?;
+        out.copy_from_slice(&bytes);
+        let blocks = out.chunks(block_size.bytes_usize());
+        for ((lba, block), sum) in (lba..).zip(blocks).zip(self.sums_from(slot)) {
+            if block_sum(block) != *sum {
+                return Err(self.store.damaged(lba));
+            }
+        }
+        Ok(())
+    }
+
+    fn sums_from(&self, slot: u64) -> &[Digest] {
+        &self.sums[to_usize(slot - self.first)..]
+    }
+}
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        let count = self.sums.len() as u64;
+        let mut scratch = lock(&self.store.scratch);
+        scratch.layers -= 1;
+        scratch.slots -= count;
+        let mut whole = None;
+        if scratch.layers == 0 {
+            whole = scratch.file.take();
+            scratch.next = 0;
+        }
+        drop(scratch);
+        let shift = self.store.image.block_size().shift();
+        let freed = match (whole, self.file.take()) {
+            (Some(whole), ours) => {
+                let path = whole.path().to_path_buf();
+                drop((whole, ours));
+                remove(self.store.disk.as_ref(), &path)
+            }
+            (None, Some(file)) if count > 0 => file.punch_hole(self.first << shift, count << shift),
+            (None, _) => Ok(()),
+        };
+        if let Err(error) = freed {
+            tracing::warn!(%error, "space of preserved blocks comes back at the next open");
+        }
+    }
+}
+
+impl ImageView {
+    pub(crate) fn is_broken(&self) -> bool {
+        read_lock(&self.kept).broken.is_some()
+    }
+
+    /// Adds a pin that reads it.
+    pub(crate) fn claimed_by(&self, claim: &Arc<Claim>) {
+        let mut claims = lock(&self.claims);
+        claims.retain(|claim| claim.strong_count() > 0);
+        claims.push(Arc::downgrade(claim));
+        drop(claims);
+        self.charge();
+    }
+
+    fn claims(&self) -> Vec<Arc<Claim>> {
+        let claims = lock(&self.claims);
+        claims.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Tells the pins what they cost.
+    fn charge(&self) {
+        let slots = read_lock(&self.kept).slots;
+        let bytes = slots << self.store.image.block_size().shift();
+        for claim in self.claims() {
+            claim.pin().charge(bytes);
+        }
+    }
+
+    /// Gives up what it keeps, at once, and breaks the pins that read it.
+    fn break_now(&self, why: PinBreak) {
+        let broken = Kept {
+            broken: Some(why),
+            ..Kept::default()
+        };
+        let given_up = std::mem::replace(&mut *write_lock(&self.kept), broken);
+        drop(given_up);
+        for claim in self.claims() {
+            claim.pin().break_now(why);
+        }
+    }
+
+    fn usable(&self, kept: &Kept) -> Result<(), Error> {
+        match kept.broken {
+            None => Ok(()),
+            Some(why) => Err(Error::Log(seawall_wal::Error::PinBroken {
+                after: self.checkpoint,
+                why,
+            })),
+        }
+    }
+
+    /// Where the blocks of `range` are now, in order.
+    fn sources(&self, range: Range<u64>) -> Result<Vec<(Range<u64>, Source)>, Error> {
+        let kept = read_lock(&self.kept);
+        self.usable(&kept)?;
+        let pieces = kept.blocks.pieces(range);
+        Ok(pieces
+            .map(|(piece, old)| {
+                let source = kept.source(piece.start, old);
+                (piece, source)
+            })
+            .collect())
+    }
+
+    /// Where block `lba` is, and up to which block in front of `end` the same holds.
+    fn source(&self, lba: u64, end: u64) -> Result<(u64, Source), Error> {
+        let kept = read_lock(&self.kept);
+        self.usable(&kept)?;
+        let (end, old) = kept.blocks.piece(lba, end);
+        Ok((end, kept.source(lba, old)))
+    }
+
+    /// Whether all of `range`, which was read from the live image, is what the view holds.
+    fn still_live(&self, range: Range<u64>) -> Result<bool, Error> {
+        let kept = read_lock(&self.kept);
+        self.usable(&kept)?;
+        Ok(kept.blocks.pieces(range).all(|(_, old)| old.is_none()))
     }
 
     /// Reads blocks from `lba` on as they were at the checkpoint; every one is verified.
     pub(crate) fn read(&self, lba: u64, out: &mut [u8]) -> Result<(), Error> {
-        let kept = read_lock(&self.kept);
-        self.usable(&kept)?;
-        let size = self.image.block_size().bytes_usize();
+        let size = self.store.image.block_size().bytes_usize();
         let end = lba + (out.len() / size) as u64;
-        for (range, old) in kept.blocks.pieces(lba..end) {
+        for (range, source) in self.sources(lba..end)? {
             let first = to_usize(range.start - lba) * size;
             let part = &mut out[first..first + to_usize(range.end - range.start) * size];
-            match old {
-                None => read_verified(&self.image, &self.log, self.checkpoint, range.start, part)?,
-                Some(Old::Zero) => part.fill(0),
-                Some(Old::Slot { slot, lba }) => {
-                    self.read_kept(&kept, slot + (range.start - lba), range.start, part)?;
-                }
-                Some(Old::Damaged) => return Err(self.damaged(range.start)),
+            match source {
+                Source::Live => self.read_live(range, part)?,
+                Source::Zero => part.fill(0),
+                Source::Slot { layer, slot } => layer.read(slot, range.start, part)?,
+                Source::Damaged => return Err(self.store.damaged(range.start)),
             }
         }
         Ok(())
     }
 
-    fn read_kept(&self, kept: &Kept, slot: u64, lba: u64, out: &mut [u8]) -> Result<(), Error> {
-        let file = kept.file.as_ref().expect("a slot lies in the file");
-        let block_size = self.image.block_size();
-        let bytes = file.read_exact(slot << block_size.shift(), out.len())?;
-        out.copy_from_slice(&bytes);
-        let blocks = out.chunks(block_size.bytes_usize());
-        for ((lba, block), sum) in (lba..).zip(blocks).zip(&kept.sums[to_usize(slot)..]) {
-            if block_sum(block) != *sum {
-                return Err(self.damaged(lba));
-            }
+    fn read_live(&self, range: Range<u64>, out: &mut [u8]) -> Result<(), Error> {
+        let (image, log) = (&self.store.image, &self.store.log);
+        let bad = image.read(range.start, out)?;
+        if !self.still_live(range.clone())? {
+            return self.read(range.start, out);
         }
-        Ok(())
+        match repair::fill(image, log, self.checkpoint, (range.start, out), &bad) {
+            // A checkpoint that came in between makes a block look damaged that is kept by now.
+            Err(_) if !self.still_live(range.clone())? => self.read(range.start, out),
+            filled => filled,
+        }
     }
 
     /// Calls `each` with every block of `range` that was not zero, and its sum.
@@ -137,125 +389,163 @@ impl ImageView {
         range: Range<u64>,
         each: &mut dyn FnMut(u64, Digest) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let kept = read_lock(&self.kept);
-        self.usable(&kept)?;
-        let mut cursor = SumCursor::new(self.image.sums());
-        for (piece, old) in kept.blocks.pieces(range) {
-            match old {
-                None => cursor.visit(piece, each)?,
-                Some(Old::Zero) => {}
-                Some(Old::Slot { slot, lba }) => {
-                    let first = to_usize(slot + (piece.start - lba));
-                    for (lba, sum) in piece.zip(&kept.sums[first..]) {
-                        each(lba, *sum)?;
-                    }
+        let mut at = range.start;
+        while at < range.end {
+            let (end, source) = self.source(at, range.end)?;
+            let (next, first, sums) = match &source {
+                Source::Live => self.live_sums(at..end)?,
+                Source::Zero => (end, end, Vec::new()),
+                Source::Slot { layer, slot } => {
+                    let sums = &layer.sums_from(*slot)[..to_usize(end - at)];
+                    (end, at, sums.to_vec())
                 }
-                Some(Old::Damaged) => return Err(self.damaged(piece.start)),
+                Source::Damaged => return Err(self.store.damaged(at)),
+            };
+            for (lba, sum) in (first..).zip(sums) {
+                if sum != Digest::ZERO {
+                    each(lba, sum)?;
+                }
             }
+            at = next;
         }
-        self.image.check_watch()
+        self.store.image.check_watch()
+    }
+
+    /// Sums of the first blocks of `range`, which nothing is kept of: where they end, the first
+    /// that is not in a hole, and the sums from there on. All three are the start when a checkpoint
+    /// came in between.
+    fn live_sums(&self, range: Range<u64>) -> Result<(u64, u64, Vec<Digest>), Error> {
+        let sums = self.store.image.sums();
+        let data = match range.end - range.start {
+            0..=PAGE_SUMS => range.clone(),
+            _ => match sums.next_data(range.start)? {
+                Some(data) => data.start.min(range.end)..data.end.min(range.end),
+                None => range.end..range.end,
+            },
+        };
+        let end = data.end.min(data.start + SUMS_AT_ONCE);
+        let found = match data.start < end {
+            true => sums.read(data.start, to_usize(end - data.start))?,
+            false => Vec::new(),
+        };
+        match self.still_live(range.start..end)? {
+            true => Ok((end, data.start, found)),
+            false => Ok((range.start, range.start, Vec::new())),
+        }
     }
 
     /// First blocks in `[lba, end)` that may hold data.
     pub(crate) fn next_data(&self, lba: u64, end: u64) -> Result<Option<Range<u64>>, Error> {
-        let kept = read_lock(&self.kept);
-        self.usable(&kept)?;
-        for (piece, old) in kept.blocks.pieces(lba..end) {
-            match old {
-                Some(Old::Zero) => {}
-                Some(Old::Slot { .. } | Old::Damaged) => return Ok(Some(piece)),
-                None => {
-                    let data = self.image.next_data(piece.start)?;
-                    if let Some(data) = data.filter(|data| data.start < piece.end) {
-                        return Ok(Some(data.start..data.end.min(piece.end)));
+        let mut at = lba;
+        while at < end {
+            let (piece_end, source) = self.source(at, end)?;
+            match source {
+                Source::Zero => at = piece_end,
+                Source::Slot { .. } | Source::Damaged => return Ok(Some(at..piece_end)),
+                Source::Live => {
+                    let data = self.store.image.next_data(at)?;
+                    let data = data.filter(|data| data.start < piece_end);
+                    let data = data.map(|data| data.start..data.end.min(piece_end));
+                    let seen = data.as_ref().map_or(piece_end, |data| data.end);
+                    match (self.still_live(at..seen)?, data) {
+                        (false, _) => {}
+                        (true, Some(data)) => return Ok(Some(data)),
+                        (true, None) => at = piece_end,
                     }
                 }
             }
         }
         Ok(None)
     }
+}
 
-    /// Keeps what a checkpoint of `touched` is about to overwrite. When that is impossible the view
-    /// is broken, because a view stops no checkpoint (D10).
-    pub(crate) fn keep(&self, touched: &Index) {
-        if self.is_broken() {
-            return;
-        }
-        if let Err(error) = self.try_keep(touched) {
-            tracing::warn!(checkpoint = %self.checkpoint, %error, "a pinned view is broken");
-            self.give_up();
-        }
-    }
-
-    /// Breaks the view. When this returns, nobody reads the live image through it any more.
-    pub(crate) fn give_up(&self) {
-        *write_lock(&self.kept) = Kept {
-            broken: true,
-            ..Kept::default()
-        };
-        // OK because whatever is left over is swept at the next open.
-        let _ = remove(self.disk.as_ref(), &self.scratch);
-    }
-
-    fn try_keep(&self, touched: &Index) -> Result<(), Error> {
-        let mut keeper = Keeper::of(self);
-        for (range, _) in touched.iter() {
-            // Only a checkpoint adds, and there is one at a time: what is missing stays missing.
-            let missing: Vec<_> = read_lock(&self.kept)
-                .blocks
-                .pieces(range)
-                .filter_map(|(piece, old)| old.is_none().then_some(piece))
-                .collect();
-            for piece in missing {
-                keeper.keep(piece)?;
+impl Kept {
+    fn source(&self, lba: u64, old: Option<Old>) -> Source {
+        match old {
+            None => Source::Live,
+            Some(Old::Zero) => Source::Zero,
+            Some(Old::Damaged) => Source::Damaged,
+            Some(Old::Slot { slot, lba: first }) => {
+                let slot = slot + (lba - first);
+                let (_, layer) = (self.layers.range(..=slot).next_back())
+                    .expect("a view holds the layers of its blocks");
+                Source::Slot {
+                    layer: Arc::clone(layer),
+                    slot,
+                }
             }
         }
-        let mut kept = write_lock(&self.kept);
-        for (range, old) in keeper.found {
-            kept.blocks.insert(range, old);
-        }
-        kept.sums.extend(keeper.sums);
-        kept.file = kept.file.take().or(keeper.file);
-        Ok(())
     }
-}
 
-impl Drop for ImageView {
-    fn drop(&mut self) {
-        let file = write_lock(&self.kept).file.take();
-        if file.is_some() {
-            drop(file);
-            // OK because whatever is left over is swept at the next open.
-            let _ = remove(self.disk.as_ref(), &self.scratch);
+    /// Takes in those parts of `range` that are not there yet; gives the slots among them.
+    fn add(&mut self, range: &Range<u64>, old: Old) -> u64 {
+        let missing = self.blocks.pieces(range.clone());
+        let missing = missing.filter(|(_, old)| old.is_none());
+        let missing: Vec<_> = missing.map(|(piece, _)| piece).collect();
+        let blocks: u64 = missing.iter().map(|piece| piece.end - piece.start).sum();
+        for piece in missing {
+            self.blocks.insert(piece, old);
+        }
+        match old {
+            Old::Slot { .. } => blocks,
+            Old::Zero | Old::Damaged => 0,
         }
     }
 }
 
-/// Copies blocks into the scratch file of one view.
+/// Copies what views lack into a new layer.
 struct Keeper<'a> {
-    view: &'a ImageView,
+    store: &'a Arc<Preserved>,
+    views: &'a [Arc<ImageView>],
     cursor: SumCursor<'a>,
-    file: Option<File>,
-    slot: u64,
+    checkpoint: Lsn,
+    layer: Layer,
     found: Vec<(Range<u64>, Old)>,
-    sums: Vec<Digest>,
+    /// Blocks of the last slots, which are not in the file yet.
+    run: Vec<u8>,
 }
 
 impl<'a> Keeper<'a> {
-    fn of(view: &'a ImageView) -> Keeper<'a> {
+    fn of(store: &'a Arc<Preserved>, views: &'a [Arc<ImageView>]) -> Keeper<'a> {
         Keeper {
-            view,
-            cursor: SumCursor::new(view.image.sums()),
-            file: None,
-            slot: read_lock(&view.kept).sums.len() as u64,
+            store,
+            views,
+            cursor: SumCursor::new(store.image.sums()),
+            checkpoint: store.log.frontiers().checkpoint,
+            layer: store.begin_layer(),
             found: Vec::new(),
-            sums: Vec::new(),
+            run: Vec::new(),
         }
+    }
+
+    fn keep_all(&mut self, touched: &Index) -> Result<(), Error> {
+        for (range, _) in touched.iter() {
+            for piece in self.missing(&range) {
+                self.keep(piece)?;
+            }
+        }
+        self.flush()
+    }
+
+    /// Parts of `range` that some view lacks. One checkpoint runs at a time, and nobody else adds.
+    fn missing(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let mut missing = RangeMap::default();
+        for view in self.views {
+            let kept = read_lock(&view.kept);
+            if kept.broken.is_none() {
+                for (piece, old) in kept.blocks.pieces(range.clone()) {
+                    if old.is_none() {
+                        missing.insert(piece, ());
+                    }
+                }
+            }
+        }
+        missing.iter().map(|(piece, ())| piece).collect()
     }
 
     fn keep(&mut self, range: Range<u64>) -> Result<(), Error> {
         self.found.push((range.clone(), Old::Zero));
-        let run_max = (RUN_BYTES >> self.view.image.block_size().shift()) as u64;
+        let run_max = (RUN_BYTES >> self.store.image.block_size().shift()) as u64;
         let mut runs: Vec<Range<u64>> = Vec::new();
         self.cursor.visit(range, &mut |lba, _| {
             match runs.last_mut() {
@@ -268,49 +558,114 @@ impl<'a> Keeper<'a> {
     }
 
     fn keep_run(&mut self, run: Range<u64>) -> Result<(), Error> {
-        let block_size = self.view.image.block_size();
-        let count = to_usize(run.end - run.start);
-        let mut bytes = Buffer::zeroed(count << block_size.shift());
-        let view = self.view;
-        match read_verified(
-            &view.image,
-            &view.log,
-            view.checkpoint,
-            run.start,
-            &mut bytes,
-        ) {
+        let block_size = self.store.image.block_size();
+        let count = run.end - run.start;
+        self.make_room(count);
+        let mut bytes = vec![0; to_usize(count << block_size.shift())];
+        let (image, log) = (&self.store.image, &self.store.log);
+        match read_verified(image, log, self.checkpoint, run.start, &mut bytes) {
             Ok(()) => {}
             Err(Error::ImageDamaged { .. }) if count == 1 => {
                 self.found.push((run, Old::Damaged));
                 return Ok(());
             }
             Err(Error::ImageDamaged { .. }) => {
-                return run
-                    .into_iter()
-                    .try_for_each(|lba| self.keep_run(lba..lba + 1));
+                let mut blocks = run.into_iter();
+                return blocks.try_for_each(|lba| self.keep_run(lba..lba + 1));
             }
             Err(error) => return Err(error),
         }
-        self.sums.extend(block_sums(&bytes, block_size));
-        let slot = self.slot;
-        self.slot += count as u64;
-        self.append(slot << block_size.shift(), bytes)?;
+        let slot = self.layer.first + self.layer.sums.len() as u64;
+        self.layer.sums.extend(block_sums(&bytes, block_size));
+        lock(&self.store.scratch).slots += count;
         let lba = run.start;
         self.found.push((run, Old::Slot { slot, lba }));
-        Ok(())
+        self.run.extend_from_slice(&bytes);
+        match self.run.len() < RUN_BYTES {
+            true => Ok(()),
+            false => self.flush(),
+        }
     }
 
-    fn append(&mut self, offset: u64, bytes: Buffer) -> Result<(), Error> {
-        let kept = read_lock(&self.view.kept);
-        if let Some(file) = &kept.file {
-            return Ok(file.write_bytes(offset, bytes)?);
+    /// Keeps within the limit on preserved blocks: the oldest view goes first.
+    fn make_room(&self, slots: u64) {
+        let Some(limit) = self.store.log.pin_limits().preserved_bytes else {
+            return;
+        };
+        let more = slots << self.store.image.block_size().shift();
+        loop {
+            let needed = self.store.bytes() + more;
+            if needed <= limit || !self.break_oldest(PinBreak::PreservedLimit { needed, limit }) {
+                return;
+            }
         }
-        if self.file.is_none() {
-            let view = self.view;
-            let mode = OpenMode::CreateOrOpen;
-            self.file = Some(File::open(&view.disk, &view.scratch, mode)?);
+    }
+
+    /// `false` when there is no view left to break.
+    fn break_oldest(&self, why: PinBreak) -> bool {
+        let whole = self.views.iter().filter(|view| !view.is_broken());
+        match whole.min_by_key(|view| view.checkpoint) {
+            None => false,
+            Some(view) => {
+                view.break_now(why);
+                true
+            }
         }
-        let file = self.file.as_ref().expect("opened above");
-        Ok(file.write_bytes(offset, bytes)?)
+    }
+
+    /// Writes what has gathered; while the disk is full, the oldest view makes room.
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.run.is_empty() {
+            return Ok(());
+        }
+        let shift = self.store.image.block_size().shift();
+        let end = self.layer.first + self.layer.sums.len() as u64;
+        let offset = (end << shift) - self.run.len() as u64;
+        loop {
+            match self.write_run(offset) {
+                Err(error) if error.is_out_of_space() && self.break_oldest(PinBreak::NoSpace) => {}
+                written => {
+                    self.run.clear();
+                    return Ok(written?);
+                }
+            }
+        }
+    }
+
+    fn write_run(&mut self, offset: u64) -> Result<(), seawall_wal::Error> {
+        let file = match &mut self.layer.file {
+            Some(file) => file,
+            none => none.insert(self.store.file()?),
+        };
+        file.write_bytes(offset, Buffer::copy_of(&self.run))
+    }
+
+    /// Shows every view what it lacked.
+    fn publish(self) {
+        let Keeper {
+            store,
+            views,
+            layer,
+            found,
+            ..
+        } = self;
+        lock(&store.scratch).next = layer.first + layer.sums.len() as u64;
+        let layer = Arc::new(layer);
+        for view in views {
+            let mut kept = write_lock(&view.kept);
+            if kept.broken.is_some() {
+                continue;
+            }
+            // Later finds are more exact: a block that is not zero lies in a range of zeros.
+            let slots: u64 = (found.iter().rev())
+                .map(|(range, old)| kept.add(range, *old))
+                .sum();
+            if slots > 0 {
+                kept.layers.insert(layer.first, Arc::clone(&layer));
+                kept.slots += slots;
+            }
+            drop(kept);
+            view.charge();
+        }
     }
 }

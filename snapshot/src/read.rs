@@ -1,7 +1,6 @@
 //! Reads of the newest version, wherever it lies: memory, log or image.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::Error;
@@ -155,12 +154,5 @@ impl Volume {
         Error::BaseIncomplete {
             path: self.dir.clone(),
         }
-    }
-
-    /// Views that somebody still holds.
-    pub(crate) fn live_views(&self) -> Vec<Arc<crate::preserve::ImageView>> {
-        let mut views = lock(&self.views);
-        views.retain(|view| view.strong_count() > 0);
-        views.iter().filter_map(std::sync::Weak::upgrade).collect()
     }
 }

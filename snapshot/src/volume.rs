@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use seawall_wal::disk::{Disk, File};
 use seawall_wal::{
-    Clock, Epoch, Geometry, Log, Lsn, LsnRange, Meta, PinInfo, Record, ReplayReport, Role, Ticket,
+    Clock, Epoch, Geometry, Log, Lsn, LsnRange, Meta, PinBudget, PinInfo, Record, ReplayReport,
+    Role, Ticket,
 };
 
 use crate::base::{BasePin, SnapshotPin, StateView};
@@ -17,7 +18,7 @@ use crate::index::place_of;
 use crate::lost::Lost;
 use crate::newest::Newest;
 use crate::open::Access;
-use crate::preserve::ImageView;
+use crate::preserve::Preserved;
 use crate::scrub::{self, ScrubStatus};
 use crate::section::BaseFacts;
 use crate::sums::Digest;
@@ -35,7 +36,7 @@ pub enum Durability {
 
 /// A block volume. Share it behind an [`Arc`]; every call takes `&self` and many may run at once.
 ///
-/// Locks are taken in this order: `capture`, gates and indexes of `newest`, `base`, `views`.
+/// Locks are taken in this order: `capture`, gates and indexes of `newest`, `base`.
 #[derive(Debug)]
 pub struct Volume {
     pub(crate) disk: Arc<dyn Disk>,
@@ -57,9 +58,8 @@ pub struct Volume {
     pub(crate) base: Mutex<Base>,
     /// One checkpoint, truncation, reclaim or pin at a time.
     pub(crate) capture: Mutex<()>,
-    /// Views of the image at some checkpoint.
-    pub(crate) views: Mutex<Vec<Weak<ImageView>>>,
-    pub(crate) views_made: AtomicU64,
+    /// Views of the image at some checkpoint, and the old blocks they need.
+    pub(crate) preserved: Arc<Preserved>,
     pub(crate) lock_file: Mutex<Option<File>>,
     /// Committed follows durable by itself.
     pub(crate) alone: AtomicBool,
@@ -352,7 +352,7 @@ impl Volume {
     /// [`Error::BaseIncomplete`], [`Error::IntentOpen`], [`Error::Log`] with `Reclaimed`.
     pub fn pin_snapshot(self: &Arc<Self>, owner: &str) -> Result<SnapshotPin, Error> {
         self.check_open()?;
-        SnapshotPin::take(self, owner)
+        SnapshotPin::take(self, owner, PinBudget::default())
     }
 
     /// Pins the whole state at exactly `target`: image overlaid with the log through it (D10).
@@ -361,7 +361,7 @@ impl Volume {
     /// As [`Volume::pin_snapshot`]; `BeyondHead` above durable.
     pub fn pin_base(self: &Arc<Self>, target: Lsn, owner: &str) -> Result<BasePin, Error> {
         self.check_open()?;
-        BasePin::take(self, target, owner)
+        BasePin::take(self, target, owner, PinBudget::default())
     }
 
     /// LSN and digest of the image at the checkpoint: free.

@@ -1,4 +1,4 @@
-//! Background work in steps: reclaim that a pin held back, seal, prepare, remove (D22).
+//! Background work in steps: pins over a limit, reclaim that a pin held back, seal, prepare, remove (D22).
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl Drop for Turn<'_> {
 }
 
 impl Log {
-    /// One step of background work: reclaim that a pin held back, seal, prepare, remove spares.
+    /// One step of background work: break pins over a limit, reclaim what a pin held back, seal, prepare, remove spares.
     /// `false` when there is nothing to do. The edge thread calls it; a simulator may instead.
     ///
     /// # Errors
@@ -68,6 +68,7 @@ impl Log {
         if self.check_writable().is_err() {
             return Ok(false);
         }
+        self.enforce_pins();
         let wanted = {
             let state = self.state();
             let floor = reclaim_floor(state.reclaim_wanted, state.pins.floor());

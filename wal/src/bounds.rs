@@ -60,21 +60,13 @@ impl Log {
     /// [`Error::Chain`] above head, committed or checkpoint (D20).
     pub fn reclaim(&self, lsn: Lsn) -> Result<Lsn, Error> {
         self.check_writable()?;
+        self.want_reclaimed(lsn)?;
+        self.enforce_pins();
         let (tail, first_generation) = {
             let mut state = self.state();
-            let frontiers = state.frontiers;
-            let bounds = [
-                ("checkpoint", frontiers.checkpoint),
-                ("committed", frontiers.committed),
-                ("head", frontiers.head),
-            ];
-            if let Some((name, bound)) = bounds.into_iter().find(|(_, bound)| lsn > *bound) {
-                return Err(chain("reclaim through", lsn, name, bound));
-            }
-            state.reclaim_wanted = state.reclaim_wanted.max(lsn);
             let tail = reclaim_floor(state.reclaim_wanted, state.pins.floor());
-            if tail <= frontiers.tail {
-                return Ok(frontiers.tail);
+            if tail <= state.frontiers.tail {
+                return Ok(state.frontiers.tail);
             }
             // Pins below are refused from here on (L-N2).
             state.move_frontiers(|frontiers| frontiers.tail = tail);
@@ -98,6 +90,21 @@ impl Log {
         state.retired.extend(freed);
         state.count_unindexed();
         Ok(tail)
+    }
+
+    fn want_reclaimed(&self, lsn: Lsn) -> Result<(), Error> {
+        let mut state = self.state();
+        let frontiers = state.frontiers;
+        let bounds = [
+            ("checkpoint", frontiers.checkpoint),
+            ("committed", frontiers.committed),
+            ("head", frontiers.head),
+        ];
+        if let Some((name, bound)) = bounds.into_iter().find(|(_, bound)| lsn > *bound) {
+            return Err(chain("reclaim through", lsn, name, bound));
+        }
+        state.reclaim_wanted = state.reclaim_wanted.max(lsn);
+        Ok(())
     }
 
     /// Syncs, then writes a mark frame (frontier = head) if frames were written since the last one

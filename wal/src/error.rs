@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Epoch, Lsn, LsnRange, VolumeId};
+use crate::{Epoch, Lsn, LsnRange, PinBreak, VolumeId};
 
 /// Operation of a failed call to the operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,13 +322,13 @@ pub enum Error {
         /// What does not fit.
         why: Misfit,
     },
-    /// A pin was broken under space pressure; its reader has to start over (D20).
+    /// A pin was broken, by its budget or under space pressure; its reader has to start over (D20).
     #[error("the pin after LSN {after} was broken: {why}")]
     PinBroken {
         /// What the pin held.
         after: Lsn,
-        /// Why it was broken.
-        why: &'static str,
+        /// Why it was broken, with the limit.
+        why: PinBreak,
     },
     /// The log was closed while a call was waiting.
     #[error("the log was closed")]

@@ -178,6 +178,9 @@ mod meta;
 mod opening;
 #[cfg(test)]
 mod outcome_tests;
+mod pins;
+#[cfg(test)]
+mod pins_tests;
 mod prepare;
 mod read;
 #[cfg(test)]
@@ -214,5 +217,7 @@ pub use report::{
     Frontiers, Gap, Loss, LossReport, RecordPlace, ReplayReport, ScanEnd, SegmentInfo,
     SegmentState, Stats,
 };
-pub use retention::{PinInfo, PinKind, WalPin};
+pub use retention::{
+    PinBreak, PinBudget, PinHolder, PinInfo, PinKind, PinLimits, PinRequest, WalPin,
+};
 pub use ticket::Ticket;

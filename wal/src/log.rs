@@ -1,5 +1,5 @@
 //! The log: opening it, and what it says about itself. Appending is in `append` and `commit`,
-//! reading in `read`, its two ends in `bounds`, what runs by itself in `background`.
+//! reading in `read`, its two ends in `bounds`, pins in `pins`, what runs by itself in `background`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,6 @@ use crate::meta::Meta;
 use crate::opening::Opening;
 use crate::replay::Verdict;
 use crate::report::{Frontiers, ReplayReport, ScanEnd, SegmentInfo, SegmentState, Stats};
-use crate::retention::{PinInfo, PinKind, WalPin, check_pin};
 use crate::segment::{SegmentHeader, file_name};
 use crate::state::{State, chain};
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard};
@@ -301,58 +300,6 @@ impl Log {
     pub fn set_checkpoint(&self, lsn: Lsn) {
         let mut state = self.state();
         state.move_frontiers(|frontiers| frontiers.checkpoint = frontiers.checkpoint.max(lsn));
-    }
-
-    /// Keeps every record above `after` readable, checked against the retention floor in the same
-    /// critical section (L-N2).
-    ///
-    /// # Errors
-    /// [`Error::Reclaimed`].
-    pub fn pin(self: &Arc<Self>, after: Lsn, owner: &str) -> Result<WalPin, Error> {
-        let now = self.clock.monotonic_ns();
-        let mut state = self.state();
-        check_pin(after, state.first_retained())?;
-        let id = state.pins.add(PinKind::Wal, after, owner, now);
-        drop(state);
-        Ok(WalPin::new(Arc::clone(self), id))
-    }
-
-    /// Lists a pin of another crate in the registry; it holds no log. Dropping it unlists it.
-    pub fn register_pin(self: &Arc<Self>, kind: PinKind, lsn: Lsn, owner: &str) -> WalPin {
-        let now = self.clock.monotonic_ns();
-        let id = self.state().pins.add(kind, lsn, owner, now);
-        WalPin::new(Arc::clone(self), id)
-    }
-
-    pub(crate) fn pin_position(&self, id: u64) -> Lsn {
-        self.state().pins.position(id).unwrap_or_default()
-    }
-
-    pub(crate) fn advance_pin(&self, id: u64, after: Lsn) {
-        let mut state = self.state();
-        state.pins.advance(id, after);
-        self.signal_work(&state);
-    }
-
-    pub(crate) fn release_pin(&self, id: u64) {
-        let mut state = self.state();
-        state.pins.remove(id);
-        self.signal_work(&state);
-    }
-
-    /// Every pin, oldest first.
-    #[must_use]
-    pub fn pins(&self) -> Vec<PinInfo> {
-        let now = self.clock.monotonic_ns();
-        let state = self.state();
-        let behind = |lsn| {
-            let above = state
-                .segments
-                .iter()
-                .filter(|segment| segment.through > lsn);
-            above.map(|segment| segment.end).sum()
-        };
-        state.pins.list(now, behind)
     }
 
     /// Every segment file, in log order, free ones last.

@@ -75,7 +75,14 @@ impl Log {
             }
             state.preparing = true;
         }
-        let prepared = self.prepare();
+        let mut prepared = self.prepare();
+        let full = |prepared: &Result<_, Error>| {
+            (prepared.as_ref().err()).is_some_and(Error::is_out_of_space)
+        };
+        // What pins keep is given up before appends fail (L8).
+        while full(&prepared) && self.make_space().unwrap_or(false) {
+            prepared = self.prepare();
+        }
         let mut state = self.state();
         state.preparing = false;
         if let Ok(prepared) = &prepared {

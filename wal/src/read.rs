@@ -52,7 +52,7 @@ impl Log {
             .map_err(|gap| self.gap_error(gap, range))?;
         Ok(RecordReader {
             scan: Scan::new(self, range),
-            _pin: pin,
+            pin,
         })
     }
 
@@ -122,10 +122,10 @@ impl Log {
         range: LsnRange,
         each: impl FnMut(&RecordHeader, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let _pin = self.pin(range.after, "scan")?;
+        let pin = self.pin(range.after, "scan")?;
         self.prove(range)
             .map_err(|gap| self.gap_error(gap, range))?;
-        Scan::new(self, range).run(each)
+        pin.explain(Scan::new(self, range).run(each))
     }
 
     /// Proves from the sealed indexes and the known damage that every record of the range is there
@@ -160,14 +160,14 @@ impl Log {
 #[derive(Debug)]
 pub struct RecordReader {
     scan: Scan,
-    _pin: WalPin,
+    pin: WalPin,
 }
 
 impl Iterator for RecordReader {
     type Item = Result<Record, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.scan.next().transpose()
+        self.pin.explain(self.scan.next()).transpose()
     }
 }
 

@@ -214,14 +214,23 @@ fn link_end(error: &Error) -> LinkEnd {
     }
 }
 
-fn stream_end(error: &Error) -> StreamEnd {
+/// What the log said, directly or through a view. While a session or stream has its pin, nothing
+/// of what it reads is reclaimed: where it is, the pin was broken.
+fn log_error(error: &Error) -> Option<&LogError> {
     match error {
-        Error::Log(LogError::Hole { lsn }) => StreamEnd::ReadFailed { lsn: *lsn },
-        Error::Log(LogError::Corrupt(corrupt)) => StreamEnd::ReadFailed {
+        Error::Log(error) | Error::Volume(VolumeError::Log(error)) => Some(error),
+        _ => None,
+    }
+}
+
+fn stream_end(error: &Error) -> StreamEnd {
+    match log_error(error) {
+        Some(LogError::Hole { lsn }) => StreamEnd::ReadFailed { lsn: *lsn },
+        Some(LogError::Corrupt(corrupt)) => StreamEnd::ReadFailed {
             lsn: corrupt.lsn.unwrap_or_default(),
         },
-        Error::Log(LogError::PinBroken { .. }) => StreamEnd::PinBroken,
-        error => StreamEnd::LinkLost(link_end(error)),
+        Some(LogError::PinBroken { .. } | LogError::Reclaimed { .. }) => StreamEnd::PinBroken,
+        _ => StreamEnd::LinkLost(link_end(error)),
     }
 }
 
@@ -231,12 +240,16 @@ fn invalidation(error: &Error, stopping: bool) -> Invalidation {
         Error::Silent { .. } | Error::Closed { .. } | Error::Socket { .. } => {
             Invalidation::LinkLost(link_end(error))
         }
-        Error::Log(LogError::Hole { lsn }) => Invalidation::ReadFailed { lsn: *lsn },
-        Error::Log(LogError::Corrupt(corrupt)) => Invalidation::ReadFailed {
-            lsn: corrupt.lsn.unwrap_or_default(),
+        error => match log_error(error) {
+            Some(LogError::Hole { lsn }) => Invalidation::ReadFailed { lsn: *lsn },
+            Some(LogError::Corrupt(corrupt)) => Invalidation::ReadFailed {
+                lsn: corrupt.lsn.unwrap_or_default(),
+            },
+            Some(LogError::PinBroken { .. } | LogError::Reclaimed { .. }) => {
+                Invalidation::PinBroken
+            }
+            _ => Invalidation::ExecutorCancelled(Cancelled::StepFailed),
         },
-        Error::Log(LogError::PinBroken { .. }) => Invalidation::PinBroken,
-        _ => Invalidation::ExecutorCancelled(Cancelled::StepFailed),
     }
 }
 

@@ -52,7 +52,7 @@ impl Attempt<'_> {
         let view = plan.with_pin(VolumePin::base).flatten();
         let view = view.ok_or(seawall_wal::Error::PinBroken {
             after: source.target,
-            why: "its session ended",
+            why: seawall_wal::PinBreak::Ended,
         })?;
         let target = target.transpose()?;
         self.mark_replica(true)?;

@@ -56,6 +56,8 @@ impl VolumeStorage<'_> {
                 lsn: corrupt.lsn.unwrap_or(at),
             },
             VolumeError::Log(LogError::Hole { lsn }) => PinRefusal::Damaged { lsn: *lsn },
+            VolumeError::Log(LogError::PinBroken { .. }) => PinRefusal::Policy,
+            VolumeError::IntentOpen { target } => PinRefusal::Intent { target: *target },
             VolumeError::BaseIncomplete { .. } | VolumeError::StateReclaimed { .. } => {
                 PinRefusal::NoBase
             }

@@ -7,6 +7,7 @@ mod in_place;
 mod install;
 mod install_faults;
 mod opening;
+mod pins;
 mod races;
 mod repair;
 mod scrub;
