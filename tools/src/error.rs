@@ -27,6 +27,17 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A volume in use that was captured or reclaimed under each look at it.
+    #[error(
+        "{} is in use and changed during each of {looks} looks at it; stop its process first, or export a replica of it that is at rest",
+        dir.display()
+    )]
+    Moving {
+        /// The volume directory.
+        dir: PathBuf,
+        /// How often it was looked at.
+        looks: u32,
+    },
     /// A replica that is not the one it was named as.
     #[error(
         "replica {replica} cannot follow: {cause}; name its own primary's directory, or give it an empty one"

@@ -53,6 +53,7 @@ impl Exit {
             Error::Volume(source) | Error::At { source, .. } => of_volume(source),
             Error::Recovery(source) => of_recovery(source),
             Error::Damaged { .. }
+            | Error::Moving { .. }
             | Error::NoMajority { .. }
             | Error::MarkedForRebuild { .. }
             | Error::Outranked { .. }

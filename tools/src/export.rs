@@ -13,7 +13,12 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::runs::{Run, runs};
 
+/// Looks at a volume that changes under our eyes, at most.
+const LOOKS_MAX: u32 = 5;
+
 /// Writes the state at the head, or at an LSN, as a sparse raw image.
+///
+/// Only reads the volume: it may be in use, damaged, or on a medium that cannot be written.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Directory of the volume
@@ -39,14 +44,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
             hint: "give the name of the image to write",
         });
     }
-    let (volume, report) = common::open(&disk, &args.dir, Access::Maintain)?;
-    let lsn = target(args, &volume, &report)?;
-    let view = volume
-        .state_at(lsn, "export")
-        .map_err(|source| common::at(&args.dir, source))?;
-    let data = write_image(&disk, &view, &args.file)?;
-    drop(view);
-    volume.close()?;
+    let (lsn, data) = look(&disk, args)?;
     writeln!(
         out,
         "exported the state at LSN {lsn} of {} to {}, {data} bytes of data",
@@ -54,6 +52,54 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         args.file.display()
     )?;
     Ok(Exit::Fine)
+}
+
+/// Exports what is there now. A volume in use may change meanwhile: then what was read is not one
+/// state, and it is looked at again (D24).
+fn look(disk: &Arc<dyn Disk>, args: &Args) -> Result<(Lsn, u64), Error> {
+    for _ in 0..LOOKS_MAX {
+        let (volume, report) = common::open(disk, &args.dir, Access::ReadOnly)?;
+        let seen = volume.meta().get();
+        let result = export(disk, args, &volume, &report);
+        let moved = || !common::peek(disk, &args.dir).is_ok_and(|now| now == seen);
+        match &result {
+            Err(error) if may_come_from_a_move(error) && moved() => {}
+            _ => return result,
+        }
+    }
+    Err(Error::Moving {
+        dir: args.dir.clone(),
+        looks: LOOKS_MAX,
+    })
+}
+
+/// What a reader meets whose blocks or segments the owner of the volume uses for something else.
+fn may_come_from_a_move(error: &Error) -> bool {
+    use seawall_snapshot::Error as V;
+    use seawall_wal::Error as W;
+    let (Error::Volume(error) | Error::At { source: error, .. }) = error else {
+        return false;
+    };
+    match error {
+        V::Overtaken { .. } | V::ImageDamaged { .. } => true,
+        V::Log(W::Hole { .. } | W::Corrupt(_) | W::Reclaimed { .. }) => true,
+        V::Log(error) => common::is_gone(error),
+        _ => false,
+    }
+}
+
+fn export(
+    disk: &Arc<dyn Disk>,
+    args: &Args,
+    volume: &Arc<Volume>,
+    report: &ReplayReport,
+) -> Result<(Lsn, u64), Error> {
+    let lsn = target(args, volume, report)?;
+    let view = volume
+        .state_at(lsn, "export")
+        .map_err(|source| common::at(&args.dir, source))?;
+    let data = write_image(disk, &view, &args.file)?;
+    Ok((lsn, data))
 }
 
 /// The LSN to export. With damage below the frontier only a state before it may be asked for.

@@ -1,10 +1,12 @@
 //! `seawall checkpoint` and `seawall reclaim`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use seawall_snapshot::Access;
 use seawall_wal::Lsn;
+use seawall_wal::disk::Disk;
 
 use crate::common;
 use crate::error::Error;
@@ -48,14 +50,38 @@ pub fn checkpoint(args: &CheckpointArgs, out: &mut dyn Write) -> Result<Exit, Er
     Ok(Exit::Fine)
 }
 
+/// Refuses an LSN beyond committed while the volume is as it was found.
+fn check_committed(disk: &Arc<dyn Disk>, dir: &Path, through: Lsn) -> Result<(), Error> {
+    // What meta holds is a lower bound (D1).
+    if through <= common::peek(disk, dir)?.committed {
+        return Ok(());
+    }
+    let (volume, _) = common::open(disk, dir, Access::ReadOnly)?;
+    let committed = volume.log().frontiers().committed;
+    match through <= committed {
+        true => Ok(()),
+        false => {
+            let beyond = seawall_wal::Error::Chain {
+                action: "reclaim through",
+                lsn: through,
+                bound_name: "committed",
+                bound: committed,
+            };
+            Err(common::at(dir, beyond.into()))
+        }
+    }
+}
+
 /// Runs `seawall reclaim`.
 ///
 /// # Errors
 /// [`seawall_wal::Error::Chain`] beyond committed; otherwise what the volume says.
 pub fn reclaim(args: &ReclaimArgs, out: &mut dyn Write) -> Result<Exit, Error> {
-    let volume = common::open_whole(&common::disk(), &args.dir, Access::Maintain)?;
+    let (disk, through) = (common::disk(), Lsn::new(args.through));
+    check_committed(&disk, &args.dir, through)?;
+    let volume = common::open_whole(&disk, &args.dir, Access::Maintain)?;
     let tail = volume
-        .advance_tail(Lsn::new(args.through))
+        .advance_tail(through)
         .map_err(|source| common::at(&args.dir, source))?;
     let first = volume.log().first_retained();
     volume.close()?;

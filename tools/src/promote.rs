@@ -40,15 +40,17 @@ type Rank = (Option<(u64, u64)>, Lsn);
 /// above ours.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let epoch = Epoch::new(args.epoch);
-    let volume = common::open_whole(&common::disk(), &args.dir, Access::Maintain)?;
-    let meta = volume.meta().get();
-    if epoch <= meta.epoch {
+    let disk = common::disk();
+    // Before anything is opened for writing: a wrong epoch leaves the volume as it is.
+    let ours = common::peek(&disk, &args.dir)?.epoch;
+    if epoch <= ours {
         return Err(Error::EpochTooLow {
             dir: args.dir.clone(),
             asked: epoch,
-            ours: meta.epoch,
+            ours,
         });
     }
+    let volume = common::open_whole(&disk, &args.dir, Access::Maintain)?;
     check_mark(args, &volume)?;
     let reports = collect(args, epoch, &volume)?;
     check_rank(&reports, own_rank(&volume))?;

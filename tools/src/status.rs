@@ -117,12 +117,9 @@ fn print(text: &str, out: &mut dyn Write) -> Result<(), Error> {
     )?;
     let find = ["lba", "after", "through", "repaired"];
     rows("damaged block", &scrub["finds"], &find, out)?;
-    rows(
-        "pin",
-        &status["pins"],
-        &["owner", "kind", "lsn", "age_s", "bytes"],
-        out,
-    )?;
+    let pin = ["owner", "kind", "lsn", "age_s", "bytes"];
+    let limits = ["bytes_left", "time_left_s", "broken"];
+    rows("pin", &status["pins"], &[&pin[..], &limits].concat(), out)?;
     let replica = ["id", "address", "state", "session", "lsn", "cause"];
     rows("replica", &status["replicas"], &replica, out)?;
     let recovery = ["replica", "outcome", "source", "proof", "result"];

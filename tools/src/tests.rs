@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use seawall_snapshot::Access;
 use seawall_wal::disk::{Buffer, File, OpenMode};
 use seawall_wal::{Inspected, Lsn, inspect_segment};
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::{common, create, dump, export, import, maintain, verify};
+use crate::{common, create, dump, export, import, maintain, promote, verify};
 
 const MIB: u64 = 1 << 20;
 
@@ -202,6 +203,46 @@ fn a_state_is_exported_exactly_or_refused_and_the_file_is_left_alone() {
     assert!(read(&bench.path("out.img")) == then);
     let now = bench.export("now.img", None).unwrap();
     assert!(now[..1 << 20] == read(&second));
+}
+
+#[test]
+fn an_export_changes_nothing_and_needs_no_lock() {
+    let bench = Bench::new();
+    let image = bench.image("in.img", MIB, &[(0, 65536, 1)]);
+    bench.import(&image).unwrap();
+    let disk = common::disk();
+    let (owner, _) = common::open(&disk, &bench.volume(), Access::Maintain).unwrap();
+    let before = read(&bench.volume().join("meta"));
+    let out = bench.export("out.img", None).unwrap();
+    assert!(out[..1 << 20] == read(&image));
+    assert!(read(&bench.volume().join("meta")) == before);
+    owner.close().unwrap();
+}
+
+#[test]
+fn a_wrong_lsn_or_epoch_is_refused_before_anything_is_opened_for_writing() {
+    let bench = Bench::new();
+    let image = bench.image("in.img", MIB, &[(0, 65536, 1)]);
+    bench.import(&image).unwrap();
+    // Whoever opened it for writing would be refused the lock first.
+    let disk = common::disk();
+    let (owner, _) = common::open(&disk, &bench.volume(), Access::Maintain).unwrap();
+    let reclaim = maintain::ReclaimArgs {
+        dir: bench.volume(),
+        through: 99,
+    };
+    let refused = maintain::reclaim(&reclaim, &mut Vec::new()).unwrap_err();
+    assert!(refused.to_string().contains("committed"), "{refused}");
+    assert_eq!(Exit::of(&refused), Exit::Unusable);
+    let promote = promote::Args {
+        dir: bench.volume(),
+        epoch: 1,
+        peers: Vec::new(),
+        insecure: false,
+    };
+    let refused = promote::run(&promote, &mut Vec::new()).unwrap_err();
+    assert!(matches!(refused, Error::EpochTooLow { .. }), "{refused}");
+    owner.close().unwrap();
 }
 
 #[test]
