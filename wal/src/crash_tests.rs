@@ -8,17 +8,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{SimDisk, Visitor};
 
 pub(crate) mod judge;
 pub(crate) mod model;
 pub(crate) mod story;
-pub(crate) mod watch;
 
 use judge::{Tally, judge};
 use model::{Model, mixed};
 use story::{Op, Teller, fixed_story, random_story};
-use watch::Visitor;
 
 /// Choices at one moment that gave a state seen before, until no more are drawn there; each new
 /// state allows two more.

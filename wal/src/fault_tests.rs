@@ -43,7 +43,7 @@ impl Watchdog {
 /// Appends of one caller: enough to meet every fault that is set for them.
 const TURNS: u64 = 60;
 
-fn nobody() -> crate::crash_tests::watch::Visitor {
+fn nobody() -> crate::disk::sim::Visitor {
     Arc::new(|_| {})
 }
 

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::model::{BLOCK, BLOCKS, Issued, Model, Random};
-use super::watch::Watch;
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{SimDisk, Watch};
 use crate::disk::{self, Disk};
 use crate::log::DIR_NAME;
 use crate::tests::contents;

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use super::judge::{create, open};
 use super::model::{BLOCKS, Issued, Model, Random};
-use super::watch::{Visitor, Watch};
 use crate::disk::Disk;
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{SimDisk, Visitor, Watch};
 use crate::*;
 
 /// Sizes of segments, so that few records rotate and reuse (L-R6), or several frames are in flight.

@@ -61,6 +61,7 @@ mod rng;
 mod state;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
 use std::io;
@@ -75,8 +76,9 @@ use crate::sync::{Mutex, MutexGuard};
 pub use fault::{Effect, Fault};
 pub use image::SECTOR;
 use media::Media;
-use rng::Rng;
+pub use rng::Rng;
 use state::State;
+pub use watch::{Visitor, Watch};
 
 /// A simulated disk. See the module text for what it does to its user.
 pub struct SimDisk {

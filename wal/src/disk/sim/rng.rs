@@ -2,14 +2,21 @@
 
 /// SplitMix64: small, fast, and the same everywhere.
 #[derive(Clone, Debug)]
-pub(super) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Rng {
+    /// The sequence that `seed` determines.
+    #[must_use]
+    pub fn new(seed: u64) -> Rng {
         Rng(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    /// The next number.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would have an end"
+    )]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -18,21 +25,31 @@ impl Rng {
     }
 
     /// A number below `bound`, which is not zero. The bias of the remainder does not matter here.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    ///
+    /// # Panics
+    /// With a bound of zero.
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     /// An index into something of `length` elements, which is not zero.
-    pub(super) fn index(&mut self, length: usize) -> usize {
+    ///
+    /// # Panics
+    /// Without elements.
+    pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).expect("smaller than a usize")
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+    /// One of `choices`.
+    ///
+    /// # Panics
+    /// Without choices.
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.index(choices.len())]
     }
 
     /// True in `sixteenths` of sixteen cases.
-    pub(super) fn chance(&mut self, sixteenths: u64) -> bool {
+    pub fn chance(&mut self, sixteenths: u64) -> bool {
         self.below(16) < sixteenths
     }
 }

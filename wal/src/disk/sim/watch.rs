@@ -1,20 +1,21 @@
 //! A simulated disk that lets somebody look whenever an operation was submitted or carried out.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::disk::sim::SimDisk;
+use super::SimDisk;
 use crate::disk::{Completion, Disk, OpenMode, Operation, Token};
 
 /// Who looks at the disk.
-pub(crate) type Visitor = Arc<dyn Fn(&Arc<SimDisk>) + Send + Sync>;
+pub type Visitor = Arc<dyn Fn(&Arc<SimDisk>) + Send + Sync>;
 
 /// Carries out one operation at a time, so that every moment between two of them can be cut.
-pub(crate) struct Watch {
+pub struct Watch {
     sim: Arc<SimDisk>,
     visitor: Visitor,
     /// Changes carried out when the visitor was last there.
-    seen: Mutex<u64>,
+    seen: AtomicU64,
 }
 
 /// Whether an operation in flight may leave a mark on the medium.
@@ -49,16 +50,18 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    pub(crate) fn over(sim: &Arc<SimDisk>, visitor: Visitor) -> Arc<dyn Disk> {
+    /// A disk that calls `visitor` at every moment of `sim` that a power cut could hit.
+    #[must_use]
+    pub fn over(sim: &Arc<SimDisk>, visitor: Visitor) -> Arc<dyn Disk> {
         Arc::new(Watch {
             sim: Arc::clone(sim),
             visitor,
-            seen: Mutex::new(u64::MAX),
+            seen: AtomicU64::new(u64::MAX),
         })
     }
 
     fn visit(&self) {
-        *self.seen.lock().unwrap() = self.sim.changes();
+        self.seen.store(self.sim.changes(), Ordering::Relaxed);
         // A failed test closes its files on the way out: nobody looks then.
         if !std::thread::panicking() {
             (self.visitor)(&self.sim);
@@ -78,7 +81,7 @@ impl Disk for Watch {
 
     fn take(&self, token: Token) -> Option<Completion> {
         let completion = self.sim.take(token);
-        if *self.seen.lock().unwrap() != self.sim.changes() {
+        if self.seen.load(Ordering::Relaxed) != self.sim.changes() {
             self.visit();
         }
         completion
