@@ -135,8 +135,16 @@ impl Image {
     /// Whether both files have the size of the volume, which a creation that was cut short may
     /// lack.
     pub(crate) fn has_full_length(&self) -> Result<bool, Error> {
-        let whole = self.file.length()? == self.offset(self.blocks);
-        Ok(whole && self.sums.has_full_length()?)
+        Ok(self.missized()?.is_none())
+    }
+
+    /// The file that does not have the size that the volume asks for.
+    pub(crate) fn missized(&self) -> Result<Option<&Path>, Error> {
+        if self.file.length()? != self.offset(self.blocks) {
+            return Ok(Some(self.path()));
+        }
+        let whole = self.sums.has_full_length()?;
+        Ok((!whole).then(|| self.sums.path()))
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -233,6 +233,13 @@ impl Look<'_> {
             self.note(self.in_image(None, what.into()));
             return Ok(());
         }
+        if let Some(file) = volume.image.missized()? {
+            let what = "the file does not have the size of the volume; rebuild this copy".into();
+            self.note(DamageFound {
+                file: file.into(),
+                ..self.in_image(None, what)
+            });
+        }
         let excused = excused(volume, &facts);
         let expected = facts.intent.map_or(facts.digest, |intent| intent.rest);
         let mut digest = Digest::ZERO;

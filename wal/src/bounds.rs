@@ -62,11 +62,14 @@ impl Log {
         self.check_writable()?;
         self.want_reclaimed(lsn)?;
         self.enforce_pins();
+        let durable_tail = self.meta.get().tail;
         let (tail, first_generation) = {
             let mut state = self.state();
-            let tail = reclaim_floor(state.reclaim_wanted, state.pins.floor());
-            if tail <= state.frontiers.tail {
-                return Ok(state.frontiers.tail);
+            let before = state.frontiers.tail;
+            let tail = reclaim_floor(state.reclaim_wanted, state.pins.floor()).max(before);
+            // D17: a tail that meta failed to take is not acknowledged by asking again.
+            if tail == before && tail <= durable_tail {
+                return Ok(tail);
             }
             // Pins below are refused from here on (L-N2).
             state.move_frontiers(|frontiers| frontiers.tail = tail);

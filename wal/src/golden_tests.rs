@@ -1,5 +1,5 @@
-//! Directories of version 1 that are kept under `tests/golden/v1`, each with what an open of it must
-//! say. They are only added to: a log that was once written is readable for ever.
+//! Directories of version 1 that are kept under `tests/golden/v1`, each with what an open of it
+//! must say. They are only added to: a log that was once written is readable for ever.
 //!
 //! `SEAWALL_GOLDEN=write` writes the directories that do not exist yet.
 
@@ -331,8 +331,8 @@ fn every_golden_directory_opens_as_it_did_when_it_was_written() {
     assert!(opened >= CASES.len(), "{opened} directories");
 }
 
-/// A difference means that the log writes other bytes than before. When that is meant, and every old
-/// directory still opens, the new bytes become a further case under a new name.
+/// A difference means that the log writes other bytes than before. When that is meant, and every
+/// old directory still opens, the new bytes become a further case under a new name.
 #[test]
 fn the_generator_still_writes_the_golden_directories() {
     let files: Arc<dyn Disk> = FileDisk::new();

@@ -68,7 +68,8 @@
 //! a usable index keeps 32 bytes a record until the background has written one, and so does the
 //! active segment: 512 KiB for 64 MiB of 4 KiB records, 4 MiB for 64 MiB of 512-byte ones, 64 MiB
 //! for 1 GiB of those; a log of trims alone takes half of its size. While an index is written, its
-//! entries are there twice. A reader holds two windows of a segment, 4 MiB and 68 KiB at most, and about a thousand entries.
+//! entries are there twice. A reader holds two windows of a segment, 4 MiB and 68 KiB at most, and
+//! about a thousand entries.
 //!
 //! # Example
 //!

@@ -259,8 +259,8 @@ impl SimDisk {
         Ok(bytes)
     }
 
-    /// A number for what is on the disk: the names and bytes of all files as a reader sees them, and
-    /// the bytes that are durable. Disks with different ones are different.
+    /// A number for what is on the disk: the names and bytes of all files as a reader sees them,
+    /// and the bytes that are durable. Disks with different ones are different.
     #[must_use]
     pub fn digest(&self) -> u128 {
         let state = self.state();
