@@ -375,6 +375,7 @@ impl NodeState {
 #[cfg(test)]
 mod tests {
     use seawall_wal::disk::FileDisk;
+    use seawall_wal::disk::sim::SimDisk;
 
     use super::*;
 
@@ -473,6 +474,33 @@ mod tests {
             assert_eq!(file.length().unwrap(), length);
             bytes[0] ^= 0x10;
             file.write_bytes(byte as u64, bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_reported_or_costs_the_last_entry_and_teaches_nothing_else() {
+        let (sim, dir) = (SimDisk::new(1), Path::new("/"));
+        let path = dir.join(FOLDER).join(NAME);
+        let of = |sim: &Arc<SimDisk>| -> Arc<dyn Disk> { sim.clone() };
+        let mut log = StateLog::open(&of(&sim), dir).unwrap();
+        log.append(mark("r1", true)).unwrap();
+        log.append(mark("r2", true)).unwrap();
+        let last = log.end;
+        let before = log.replicas.clone();
+        log.append(mark("r1", false)).unwrap();
+        let end = log.end;
+        drop(log);
+        for bit in 0..end * 8 {
+            let cut = sim.crash_keep_all();
+            cut.flip(&path, bit / 8, 1 << (bit % 8)).unwrap();
+            match StateLog::open(&of(&cut), dir) {
+                // Behind the last valid entry a flip looks like a torn one.
+                Ok(log) => assert_eq!((log.end, &log.replicas), (last, &before), "bit {bit}"),
+                Err(Error::StateLog { offset, .. }) => {
+                    assert!(offset <= bit / 8 && bit / 8 < last, "bit {bit} at {offset}");
+                }
+                Err(error) => panic!("bit {bit}: {error}"),
+            }
         }
     }
 
