@@ -3,15 +3,24 @@
 mod capture;
 mod crash;
 mod damage;
+mod faults;
+mod flips;
 mod in_place;
 mod install;
 mod install_faults;
+mod limited;
+mod matrix;
+mod model;
 mod opening;
+mod oracle;
 mod pins;
+mod promises;
 mod races;
 mod repair;
 mod scrub;
+mod stamps;
 mod states;
+mod story;
 mod threads;
 mod views;
 
