@@ -7,21 +7,24 @@
 //! version that a view needs. A layer goes with the last view that shows a block of it, and its
 //! space with it.
 
+mod keeper;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
-use seawall_wal::disk::{Buffer, Disk, File, OpenMode, remove};
+use seawall_wal::disk::{Disk, File, OpenMode, remove};
 use seawall_wal::{Lba, Log, Lsn, PinBreak};
 
+use self::keeper::Keeper;
 use crate::base::Claim;
 use crate::error::Error;
-use crate::image::{Image, RUN_BYTES};
+use crate::image::Image;
 use crate::index::Index;
 use crate::rangemap::RangeMap;
-use crate::repair::{self, read_verified};
-use crate::sums::{Digest, PAGE_SUMS, SumCursor, block_sum, block_sums};
+use crate::repair;
+use crate::sums::{Digest, PAGE_SUMS, block_sum};
 use crate::{lock, read_lock, to_usize, write_lock};
 
 /// Sums read at once when a view is gone through.
@@ -489,183 +492,6 @@ impl Kept {
         match old {
             Old::Slot { .. } => blocks,
             Old::Zero | Old::Damaged => 0,
-        }
-    }
-}
-
-/// Copies what views lack into a new layer.
-struct Keeper<'a> {
-    store: &'a Arc<Preserved>,
-    views: &'a [Arc<ImageView>],
-    cursor: SumCursor<'a>,
-    checkpoint: Lsn,
-    layer: Layer,
-    found: Vec<(Range<u64>, Old)>,
-    /// Blocks of the last slots, which are not in the file yet.
-    run: Vec<u8>,
-}
-
-impl<'a> Keeper<'a> {
-    fn of(store: &'a Arc<Preserved>, views: &'a [Arc<ImageView>]) -> Keeper<'a> {
-        Keeper {
-            store,
-            views,
-            cursor: SumCursor::new(store.image.sums()),
-            checkpoint: store.log.frontiers().checkpoint,
-            layer: store.begin_layer(),
-            found: Vec::new(),
-            run: Vec::new(),
-        }
-    }
-
-    fn keep_all(&mut self, touched: &Index) -> Result<(), Error> {
-        for (range, _) in touched.iter() {
-            for piece in self.missing(&range) {
-                self.keep(piece)?;
-            }
-        }
-        self.flush()
-    }
-
-    /// Parts of `range` that some view lacks. One checkpoint runs at a time, and nobody else adds.
-    fn missing(&self, range: &Range<u64>) -> Vec<Range<u64>> {
-        let mut missing = RangeMap::default();
-        for view in self.views {
-            let kept = read_lock(&view.kept);
-            if kept.broken.is_none() {
-                for (piece, old) in kept.blocks.pieces(range.clone()) {
-                    if old.is_none() {
-                        missing.insert(piece, ());
-                    }
-                }
-            }
-        }
-        missing.iter().map(|(piece, ())| piece).collect()
-    }
-
-    fn keep(&mut self, range: Range<u64>) -> Result<(), Error> {
-        self.found.push((range.clone(), Old::Zero));
-        let run_max = (RUN_BYTES >> self.store.image.block_size().shift()) as u64;
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        self.cursor.visit(range, &mut |lba, _| {
-            match runs.last_mut() {
-                Some(run) if run.end == lba && run.end - run.start < run_max => run.end += 1,
-                _ => runs.push(lba..lba + 1),
-            }
-            Ok(())
-        })?;
-        runs.into_iter().try_for_each(|run| self.keep_run(run))
-    }
-
-    fn keep_run(&mut self, run: Range<u64>) -> Result<(), Error> {
-        let block_size = self.store.image.block_size();
-        let count = run.end - run.start;
-        self.make_room(count);
-        let mut bytes = vec![0; to_usize(count << block_size.shift())];
-        let (image, log) = (&self.store.image, &self.store.log);
-        match read_verified(image, log, self.checkpoint, run.start, &mut bytes) {
-            Ok(()) => {}
-            Err(Error::ImageDamaged { .. }) if count == 1 => {
-                self.found.push((run, Old::Damaged));
-                return Ok(());
-            }
-            Err(Error::ImageDamaged { .. }) => {
-                let mut blocks = run.into_iter();
-                return blocks.try_for_each(|lba| self.keep_run(lba..lba + 1));
-            }
-            Err(error) => return Err(error),
-        }
-        let slot = self.layer.first + self.layer.sums.len() as u64;
-        self.layer.sums.extend(block_sums(&bytes, block_size));
-        lock(&self.store.scratch).slots += count;
-        let lba = run.start;
-        self.found.push((run, Old::Slot { slot, lba }));
-        self.run.extend_from_slice(&bytes);
-        match self.run.len() < RUN_BYTES {
-            true => Ok(()),
-            false => self.flush(),
-        }
-    }
-
-    /// Keeps within the limit on preserved blocks: the oldest view goes first.
-    fn make_room(&self, slots: u64) {
-        let Some(limit) = self.store.log.pin_limits().preserved_bytes else {
-            return;
-        };
-        let more = slots << self.store.image.block_size().shift();
-        loop {
-            let needed = self.store.bytes() + more;
-            if needed <= limit || !self.break_oldest(PinBreak::PreservedLimit { needed, limit }) {
-                return;
-            }
-        }
-    }
-
-    /// `false` when there is no view left to break.
-    fn break_oldest(&self, why: PinBreak) -> bool {
-        let whole = self.views.iter().filter(|view| !view.is_broken());
-        match whole.min_by_key(|view| view.checkpoint) {
-            None => false,
-            Some(view) => {
-                view.break_now(why);
-                true
-            }
-        }
-    }
-
-    /// Writes what has gathered; while the disk is full, the oldest view makes room.
-    fn flush(&mut self) -> Result<(), Error> {
-        if self.run.is_empty() {
-            return Ok(());
-        }
-        let shift = self.store.image.block_size().shift();
-        let end = self.layer.first + self.layer.sums.len() as u64;
-        let offset = (end << shift) - self.run.len() as u64;
-        loop {
-            match self.write_run(offset) {
-                Err(error) if error.is_out_of_space() && self.break_oldest(PinBreak::NoSpace) => {}
-                written => {
-                    self.run.clear();
-                    return Ok(written?);
-                }
-            }
-        }
-    }
-
-    fn write_run(&mut self, offset: u64) -> Result<(), seawall_wal::Error> {
-        let file = match &mut self.layer.file {
-            Some(file) => file,
-            none => none.insert(self.store.file()?),
-        };
-        file.write_bytes(offset, Buffer::copy_of(&self.run))
-    }
-
-    /// Shows every view what it lacked.
-    fn publish(self) {
-        let Keeper {
-            store,
-            views,
-            layer,
-            found,
-            ..
-        } = self;
-        lock(&store.scratch).next = layer.first + layer.sums.len() as u64;
-        let layer = Arc::new(layer);
-        for view in views {
-            let mut kept = write_lock(&view.kept);
-            if kept.broken.is_some() {
-                continue;
-            }
-            // Later finds are more exact: a block that is not zero lies in a range of zeros.
-            let slots: u64 = (found.iter().rev())
-                .map(|(range, old)| kept.add(range, *old))
-                .sum();
-            if slots > 0 {
-                kept.layers.insert(layer.first, Arc::clone(&layer));
-                kept.slots += slots;
-            }
-            drop(kept);
-            view.charge();
         }
     }
 }

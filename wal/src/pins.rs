@@ -144,7 +144,8 @@ fn held_back(state: &State) -> HeldBack {
 fn tell(broken: Broken) -> usize {
     for (pin, holder) in &broken {
         let why = pin.broken.expect("it was just broken");
-        tracing::warn!(owner = %pin.owner, kind = pin.kind.name(), lsn = %pin.lsn, %why, "a pin is broken");
+        let (owner, kind, lsn) = (&pin.owner, pin.kind.name(), pin.lsn);
+        tracing::warn!(%owner, kind, %lsn, %why, "a pin is broken");
         if let Some(holder) = holder.as_ref().and_then(Weak::upgrade) {
             holder.broken(why);
         }

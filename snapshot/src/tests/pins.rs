@@ -125,8 +125,9 @@ fn over_the_limit_on_preserved_blocks_the_oldest_view_is_broken_and_told() {
     assert_eq!(read_one(&old, 3).unwrap(), 1);
     round(&volume, 3);
     let cause = why(read_one(&old, 3));
+    let over = |needed, of| of == limit && needed > of;
     assert!(
-        matches!(cause, PinBreak::PreservedLimit { needed, limit: of } if of == limit && needed > of),
+        matches!(cause, PinBreak::PreservedLimit { needed, limit } if over(needed, limit)),
         "{cause:?}"
     );
     assert_eq!(why(old.digest()), cause);
