@@ -108,7 +108,7 @@ fn a_process_of_few_descriptors_opens_a_log_of_many_segments() {
         return;
     }
     let maximum = getrlimit(Resource::Nofile).maximum;
-    let current = Some(64);
+    let current = Some(128);
     setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
     let temp = tempfile::tempdir().unwrap();
     let disk = disk::open_backend(disk::Choice::Auto).unwrap();
