@@ -11,6 +11,7 @@ use super::*;
 use crate::state::StateLog;
 use crate::status::RecoveryRecord;
 
+mod cost;
 mod fencing;
 mod paths;
 mod restarts;

@@ -1,0 +1,90 @@
+//! What a decision costs: facts that are in memory since the open, no byte of the log (D15).
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use seawall_wal::LsnRange;
+use seawall_wal::disk::sim::SimDisk;
+use seawall_wal::disk::{Completion, Operation, Token};
+
+use super::*;
+use crate::driver::storage::VolumeStorage;
+use crate::history::ReplicaFacts;
+use crate::outcome::{Row, classify};
+use crate::plan::Storage;
+use crate::testing::NODE;
+
+/// Counts what is asked of the disk behind it.
+#[derive(Debug)]
+struct Counting {
+    disk: Arc<dyn Disk>,
+    asked: AtomicUsize,
+}
+
+impl Disk for Counting {
+    fn submit(&self, operation: Operation) -> Token {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.disk.submit(operation)
+    }
+
+    fn take(&self, token: Token) -> Option<Completion> {
+        self.disk.take(token)
+    }
+
+    fn wait(&self, token: Token) -> Completion {
+        self.disk.wait(token)
+    }
+
+    fn backend(&self) -> &'static str {
+        self.disk.backend()
+    }
+}
+
+#[test]
+fn a_decision_reads_nothing_from_the_disk() {
+    let counting = Arc::new(Counting {
+        disk: SimDisk::new(1),
+        asked: AtomicUsize::new(0),
+    });
+    let disk: Arc<dyn Disk> = counting.clone();
+    let clock: Arc<dyn Clock> = SystemClock::new();
+    let dir = Path::new("/p");
+    let options = CreateOptions {
+        volume: None,
+        geometry: Geometry {
+            block_size: BlockSize::DEFAULT,
+            blocks: 64,
+            segment_bytes: MIB,
+        },
+        role: Role::Primary,
+    };
+    Volume::create(&disk, dir, options).unwrap();
+    let (volume, _) = Volume::open(&disk, dir, &clock, Access::Primary).unwrap();
+    for turn in 0..8 {
+        let bytes = vec![turn; 256 << 10];
+        volume.write(0, &bytes, Durability::Durable).unwrap();
+    }
+    volume.close().unwrap();
+    drop(volume);
+    let (volume, _) = Volume::open(&disk, dir, &clock, Access::ReadOnly).unwrap();
+    let head = volume.log().frontiers().head;
+    assert!(head >= Lsn::new(8), "several records in several segments");
+    let behind = ReplicaFacts {
+        volume: Some(volume.meta().get().volume),
+        ..ReplicaFacts::empty(NODE)
+    };
+    let before = counting.asked.load(Ordering::Relaxed);
+    let history = VolumeStorage {
+        volume: &volume,
+        owner: "test",
+    }
+    .history();
+    let decision = classify(&history, &behind);
+    let asked = counting.asked.load(Ordering::Relaxed) - before;
+    assert_eq!(decision.row, Row::Gap, "{decision:?}");
+    assert_eq!(asked, 0);
+    // The same question answered by reading every byte does go to the disk.
+    let all = LsnRange::new(Lsn::ZERO, head);
+    volume.log().prove_full(all).unwrap();
+    assert!(counting.asked.load(Ordering::Relaxed) > before);
+}
