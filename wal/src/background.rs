@@ -1,4 +1,5 @@
-//! Background work in steps: pins over a limit, reclaim that a pin held back, seal, prepare, remove (D22).
+//! Background work in steps: pins over a limit, reclaim that a pin held back, seal, prepare, remove
+//! (D22).
 
 use std::sync::Arc;
 
@@ -42,7 +43,8 @@ impl Drop for Turn<'_> {
 }
 
 impl Log {
-    /// One step of background work: break pins over a limit, reclaim what a pin held back, seal, prepare, remove spares.
+    /// One step of background work: break pins over a limit, reclaim what a pin held back, seal,
+    /// prepare, remove spares.
     /// `false` when there is nothing to do. The edge thread calls it; a simulator may instead.
     ///
     /// # Errors

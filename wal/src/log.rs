@@ -1,5 +1,6 @@
 //! The log: opening it, and what it says about itself. Appending is in `append` and `commit`,
-//! reading in `read`, its two ends in `bounds`, pins in `pins`, what runs by itself in `background`.
+//! reading in `read`, its two ends in `bounds`, pins in `pins`, what runs by itself in
+//! `background`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,10 @@
-//! The crash matrix: stories over checkpoint, tail advance, pins and install, cut at every change of
-//! the medium and while operations are in flight, with any subset of what was not synced lost or
-//! torn, and cut again while the first cut is being recovered from.
+//! The crash matrix: stories over checkpoint, tail advance, pins and install, cut at every change
+//! of the medium and while operations are in flight, with any subset of what was not synced lost
+//! or torn, and cut again while the first cut is being recovered from.
 //!
-//! `SEAWALL_SEEDS` says how many random stories are told, `SEAWALL_CHOICES` how many ways the medium
-//! chooses at each moment, `SEAWALL_STRIDE` every which moment is cut. A failure prints the line that repeats its state alone.
+//! `SEAWALL_SEEDS` says how many random stories are told, `SEAWALL_CHOICES` how many ways the
+//! medium chooses at each moment, `SEAWALL_STRIDE` every which moment is cut. A failure prints the
+//! line that repeats its state alone.
 
 mod install;
 
