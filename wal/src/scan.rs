@@ -155,13 +155,9 @@ impl Held {
             return false;
         };
         let end = needed.max(*shown + POPULATED).min(map.len());
-        if *shown == 0 {
-            map.prefetch(0..end);
-        }
         if needed > map.len() || !map.populate(*shown..end) {
             return false;
         }
-        map.prefetch(end..map.len().min(end + POPULATED));
         *shown = end;
         true
     }

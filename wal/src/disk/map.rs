@@ -69,17 +69,6 @@ impl MappedFile {
                 .is_ok()
     }
 
-    /// Starts to bring the pages of a range into memory: these and no others, where the system
-    /// would otherwise read megabytes around the first that is missed.
-    pub fn prefetch(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        if self.bytes(range.clone()).is_some() && !range.is_empty() {
-            let advice = memmap2::Advice::WillNeed;
-            // OK because a hint that is not taken costs time only.
-            drop(self.map.advise_range(advice, range.start, range.len()));
-        }
-    }
-
     #[cfg(not(target_os = "linux"))]
     fn populate_inside(&self, range: Range<usize>) -> bool {
         range.is_empty()
