@@ -18,17 +18,8 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
 fn story() -> Vec<Op> {
-    let write = |lba: u64, blocks: u64, fill: u8| {
-        let bytes = vec![fill; usize::try_from(blocks * SHAPE.block).unwrap()];
-        Op::Change(
-            Change::Write(lba * SHAPE.block, bytes),
-            Durability::Volatile,
-        )
-    };
-    let trim = |lba: u64, blocks: u64| {
-        let change = Change::Trim(lba * SHAPE.block, blocks * SHAPE.block);
-        Op::Change(change, Durability::Durable)
-    };
+    let write = |lba, blocks, fill| SHAPE.write(lba, blocks, fill);
+    let trim = |lba, blocks| SHAPE.trim(lba, blocks, Durability::Durable);
     vec![
         write(0, 6, 1),
         write(33, 2, 2),

@@ -244,17 +244,8 @@ const SHAPE: Shape = Shape {
 /// are kept while the image moves on and go in another order than they came; two tail advances, one
 /// of them held back by a pin.
 fn fixed_story() -> Vec<Op> {
-    let write = |lba: u64, blocks: u64, fill: u8| {
-        let bytes = vec![fill; usize::try_from(blocks * SHAPE.block).unwrap()];
-        Op::Change(
-            Change::Write(lba * SHAPE.block, bytes),
-            Durability::Volatile,
-        )
-    };
-    let trim = |lba: u64, blocks: u64| {
-        let change = Change::Trim(lba * SHAPE.block, blocks * SHAPE.block);
-        Op::Change(change, Durability::Volatile)
-    };
+    let write = |lba, blocks, fill| SHAPE.write(lba, blocks, fill);
+    let trim = |lba, blocks| SHAPE.trim(lba, blocks, Durability::Volatile);
     vec![
         write(0, 4, 1),
         write(33, 2, 2),

@@ -66,6 +66,19 @@ impl Shape {
         }
     }
 
+    /// Whole blocks filled with one byte.
+    pub(super) fn write(self, lba: u64, blocks: u64, fill: u8) -> Op {
+        let bytes = vec![fill; usize::try_from(blocks * self.block).unwrap()];
+        let change = Change::Write(lba * self.block, bytes);
+        Op::Change(change, Durability::Volatile)
+    }
+
+    /// A trim of whole blocks.
+    pub(super) fn trim(self, lba: u64, blocks: u64, durability: Durability) -> Op {
+        let change = Change::Trim(lba * self.block, blocks * self.block);
+        Op::Change(change, durability)
+    }
+
     /// A byte range around the boundaries of blocks, near one of few places in a large volume.
     fn range(self, random: &mut Rng, blocks_max: u64) -> (u64, u64) {
         let size = self.block * self.blocks;
