@@ -100,6 +100,10 @@ impl Plan {
             })?;
             number += blocks;
         }
+        if cursor.is_doubtful() {
+            tracing::warn!("the digest is taken over all sums: old ones cannot be told any more");
+            rest = untouched_digest(image, touched)?;
+        }
         Ok((plan, rest))
     }
 
@@ -128,6 +132,21 @@ impl Plan {
         batch.pipe.finish()?;
         write_sums(image, touched, &batch.plan.sums, rest)
     }
+}
+
+/// The digest of the state without the touched blocks, from the sums of all others.
+fn untouched_digest(image: &Image, touched: &Index) -> Result<Digest, Error> {
+    let mut digest = Digest::ZERO;
+    let mut cursor = SumCursor::new(image.sums());
+    for (piece, version) in touched.pieces(0..image.blocks()) {
+        if version.is_none() {
+            cursor.visit(piece, &mut |lba, sum| {
+                digest = digest.with_block(lba, sum);
+                Ok(())
+            })?;
+        }
+    }
+    Ok(digest)
 }
 
 /// Takes the payload of every piece out of the log; each record is read once.

@@ -12,6 +12,7 @@ use seawall_wal::{BlockSize, Geometry, Meta};
 use crate::error::Error;
 use crate::pipe::WritePipe;
 use crate::section::BaseFacts;
+use crate::sumpage::Blocks;
 use crate::sums::{Digest, Sums, block_sum};
 use crate::to_usize;
 
@@ -40,7 +41,7 @@ pub(crate) struct Image {
     direct: Option<File>,
     /// Reads go past the page cache: blocks are cached by whoever uses them, and memory here stays
     /// bounded.
-    reads: File,
+    reads: Arc<File>,
     sums: Sums,
     block_size: BlockSize,
     blocks: u64,
@@ -97,10 +98,11 @@ impl Image {
     /// The same image, read past the page cache, which may show what the medium has lost.
     pub(crate) fn on_medium(&self) -> Result<Image, Error> {
         let read = OpenMode::Read;
+        let reads = File::open_direct(self.file.disk(), self.path(), read)?;
         Ok(Image {
             file: File::open(self.file.disk(), self.path(), read)?,
             direct: None,
-            reads: File::open_direct(self.file.disk(), self.path(), read)?,
+            reads: Arc::new(reads),
             sums: self.sums.on_medium()?,
             block_size: self.block_size,
             blocks: self.blocks,
@@ -121,11 +123,17 @@ impl Image {
             OpenMode::Read => None,
             _ => Some(File::open_direct(disk, &path, OpenMode::ReadWrite)?),
         };
+        let reads = Arc::new(File::open_direct(disk, &path, OpenMode::Read)?);
+        let blocks = Blocks {
+            file: Arc::clone(&reads),
+            size: geometry.block_size,
+            count: geometry.blocks,
+        };
         Ok(Image {
             file,
             direct,
-            reads: File::open_direct(disk, &path, OpenMode::Read)?,
-            sums: Sums::open(disk, &dir.join("sums"), mode, geometry.blocks)?,
+            reads,
+            sums: Sums::open(disk, &dir.join("sums"), mode, blocks)?,
             block_size: geometry.block_size,
             blocks: geometry.blocks,
             watch: None,

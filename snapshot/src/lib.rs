@@ -44,7 +44,8 @@
 //! - S7 Pins are taken under the lock that checkpoints, reclaims and truncations hold: base and log
 //!   are pinned as one, against a floor that does not move meanwhile.
 //! - S8 The digest in meta is that of the bytes: it changes by the sums of the blocks written and
-//!   by nothing else, and `verify` recomputes it.
+//!   by nothing else, and `verify` recomputes it. A sum that is not vouched for, by its block or by
+//!   the sum over it and its neighbours, never enters it.
 //! - S9 An install touches neither the old base nor the old log. One change of meta makes the new
 //!   base the one in use, and only that makes the old one garbage (D12). Only where it is asked for
 //!   does it write over the old base, and then meta says durably before the first byte and until
@@ -115,6 +116,7 @@ mod repair;
 mod scrub;
 mod section;
 mod sumcache;
+mod sumpage;
 mod sums;
 mod verify;
 mod volume;

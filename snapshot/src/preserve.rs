@@ -24,7 +24,8 @@ use crate::image::Image;
 use crate::index::Index;
 use crate::rangemap::RangeMap;
 use crate::repair;
-use crate::sums::{Digest, PAGE_SUMS, block_sum};
+use crate::sumpage::PAGE_SUMS;
+use crate::sums::{Digest, block_sum};
 use crate::{lock, read_lock, to_usize, write_lock};
 
 /// Sums read at once when a view is gone through.

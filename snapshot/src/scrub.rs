@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::image::{Image, RUN_BYTES, is_failed_read};
 use crate::index::Index;
 use crate::repair::Versions;
-use crate::sums::{Digest, SumCursor};
+use crate::sums::{Digest, Rot, SumCursor, SumWriter};
 use crate::volume::Volume;
 use crate::{checkpoint, lock, to_usize};
 
@@ -25,7 +25,7 @@ pub struct ScrubStatus {
     pub passes: u64,
     /// Blocks checked in all.
     pub blocks: u64,
-    /// Damaged blocks that were written again from the log.
+    /// Damaged blocks that were written again from the log, and damaged sums.
     pub repaired: u64,
     /// Damaged blocks that the log does not hold.
     pub damaged: u64,
@@ -33,14 +33,14 @@ pub struct ScrubStatus {
     pub finds: Vec<ScrubFind>,
 }
 
-/// A damaged block of the image.
+/// A damaged block of the image, or a damaged sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScrubFind {
     /// The block.
     pub lba: u64,
     /// LSNs among which the record is that wrote it.
     pub lsns: LsnRange,
-    /// It was written again from the log.
+    /// It was written again, from the log, or a sum from what the block and its neighbours give.
     pub repaired: bool,
 }
 
@@ -71,9 +71,9 @@ pub(crate) fn advance(volume: &Volume, budget_bytes: u64) -> Result<bool, Error>
             status.passes += 1;
             return Ok(true);
         };
-        let finds = match found.bad.is_empty() {
+        let finds = match found.bad.is_empty() && found.rotten.is_empty() {
             true => Vec::new(),
-            false => settle(volume, &medium, &found.bad)?,
+            false => settle(volume, &medium, &found)?,
         };
         let count = found.range.end - found.range.start;
         let mut status = lock(&volume.scrub);
@@ -89,13 +89,16 @@ pub(crate) fn advance(volume: &Volume, budget_bytes: u64) -> Result<bool, Error>
 
 /// Looks again at blocks that seemed damaged, while nothing else writes the image, and repairs what
 /// the log holds.
-fn settle(volume: &Volume, medium: &Image, seen: &[u64]) -> Result<Vec<ScrubFind>, Error> {
+fn settle(volume: &Volume, medium: &Image, seen: &Scrubbed) -> Result<Vec<ScrubFind>, Error> {
     let _one = lock(&volume.capture);
     volume.image_usable()?;
     checkpoint::finish(volume)?;
     let mut block = vec![0; medium.block_size().bytes_usize()];
     let mut bad = Vec::new();
-    for lba in seen {
+    let mut rotten = medium.sums().rotten(&seen.range)?;
+    // The blocks of the others fail their sums and are dealt with as such.
+    rotten.retain(|rot| rot.mended);
+    for lba in &seen.bad {
         bad.extend(medium.read_unwatched(*lba, &mut block)?);
     }
     let versions = Versions::find(&volume.log, volume.facts().checkpoint, &bad);
@@ -119,7 +122,35 @@ fn settle(volume: &Volume, medium: &Image, seen: &[u64]) -> Result<Vec<ScrubFind
         checkpoint::repair(volume, &whole, first.before())?;
     }
     lock(&volume.base).damaged |= finds.iter().any(|find| !find.repaired);
+    finds.extend(refresh(volume, &rotten)?);
+    finds.sort_unstable_by_key(|find| find.lba);
     Ok(finds)
+}
+
+/// Writes sums that failed their own sum again. What they have to be is known, so a crash puts
+/// nothing at risk.
+fn refresh(volume: &Volume, rotten: &[Rot]) -> Result<Vec<ScrubFind>, Error> {
+    if rotten.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut writer = SumWriter::new(volume.image.sums());
+    for rot in rotten {
+        writer.refresh(rot.lba)?;
+    }
+    writer.flush()?;
+    volume.synced(volume.image.sums().sync())?;
+    let lbas: Vec<u64> = rotten.iter().map(|rot| rot.lba).collect();
+    let versions = Versions::find(&volume.log, volume.facts().checkpoint, &lbas);
+    let find = |lba| {
+        let find = ScrubFind {
+            lba,
+            lsns: versions.lsns(lba),
+            repaired: true,
+        };
+        tracing::warn!(?find, "sums of the image were damaged");
+        find
+    };
+    Ok(lbas.into_iter().map(find).collect())
 }
 
 /// A walk over everything in an image that is not a hole in both files.
@@ -137,7 +168,9 @@ pub(crate) struct Scrubbed {
     pub(crate) range: Range<u64>,
     /// Those of them that fail their sum.
     pub(crate) bad: Vec<u64>,
-    /// Their sums as stored, where they are not zero.
+    /// What of their sums fails its own sum.
+    pub(crate) rotten: Vec<Rot>,
+    /// Their sums, where they are not zero.
     pub(crate) sums: Vec<(u64, Digest)>,
 }
 
@@ -175,7 +208,12 @@ impl<'a> Scrub<'a> {
         let bad = self.image.read_unwatched(range.start, &mut bytes)?;
         let sums = self.stored(range.clone(), &bad)?;
         self.next = range.end;
-        Ok(Some(Scrubbed { range, bad, sums }))
+        Ok(Some(Scrubbed {
+            rotten: self.image.sums().rotten(&range)?,
+            range,
+            bad,
+            sums,
+        }))
     }
 
     /// The sums of a run that are not zero, but for those of bad blocks where some cannot be read.

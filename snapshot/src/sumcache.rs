@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sums::PAGE_BYTES;
+use crate::sumpage::PAGE_BYTES;
 use crate::{lock, to_usize};
 
 /// The most that pages take: the sums of 16 GiB in blocks of 4 KiB.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 68 << 20;
 /// Pages that compete for the same places; neighbours do not.
 const WAYS: usize = 8;
 const SETS: usize = CACHE_BYTES / PAGE_BYTES / WAYS;
@@ -121,6 +121,7 @@ impl SumCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sumpage::PAGE_SUMS;
 
     fn first(cache: &SumCache, page: u64) -> Option<u8> {
         cache.with(page, |bytes| bytes[0])
@@ -151,6 +152,7 @@ mod tests {
     fn the_sums_of_16_gib_fit_and_those_of_more_take_no_more_memory() {
         let cache = SumCache::new();
         let pages = (CACHE_BYTES / PAGE_BYTES) as u64;
+        assert!(pages * PAGE_SUMS >= (16 << 30) / 4096);
         for page in 0..pages {
             cache.keep(page, &[1; PAGE_BYTES], cache.before_read());
         }

@@ -11,8 +11,12 @@ use seawall_wal::disk::{Buffer, Disk, File, OpenMode};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
+use crate::image::is_failed_read;
 use crate::pipe::{ReadPipe, WritePipe};
 use crate::sumcache::SumCache;
+use crate::sumpage::{
+    self, Blocks, PAGE_BYTES, PAGE_SUMS, SECTOR_BYTES, SECTOR_SUMS, is_sound, page_at, sums_of,
+};
 use crate::to_usize;
 
 /// A 128-bit sum: of a block, a chunk, or a whole state.
@@ -115,12 +119,8 @@ pub(crate) fn block_sums(bytes: &[u8], block_size: BlockSize) -> Vec<Digest> {
         .collect()
 }
 
-/// Sums in one page, the unit in which the file is read and written.
-pub(crate) const PAGE_SUMS: u64 = 256;
-pub(crate) const PAGE_BYTES: usize = 4096;
-const _: () = assert!(PAGE_BYTES == Digest::BYTES * 256);
-
-/// The file `sums` of a base: 16 bytes a block, sparse where blocks are zero.
+/// The file `sums` of a base: 16 bytes a block and 16 for every 31 of them, sparse where blocks are
+/// zero. Whatever is read of it has been checked, and mended where that is possible.
 #[derive(Debug)]
 pub(crate) struct Sums {
     file: File,
@@ -128,28 +128,46 @@ pub(crate) struct Sums {
     /// would reach the disk all at once and keep the log from it.
     direct: Option<File>,
     cache: SumCache,
-    blocks: u64,
+    blocks: Blocks,
 }
 
-fn digests(bytes: &[u8]) -> impl Iterator<Item = Digest> {
-    bytes.chunks_exact(Digest::BYTES).map(Digest::from_bytes)
+/// Sums that fail their own sum, 31 of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rot {
+    /// The first of their blocks.
+    pub(crate) first: u64,
+    /// The first block whose sum is wrong, or the first of all.
+    pub(crate) lba: u64,
+    /// The blocks vouch for what the sums have to be.
+    pub(crate) mended: bool,
 }
 
-fn at(lba: u64) -> u64 {
-    lba * Digest::BYTES as u64
+/// The sums of a page, and the blocks whose sums may be wrong because neither they nor their sector
+/// fit anything.
+#[derive(Debug, Default)]
+struct Page {
+    sums: Vec<Digest>,
+    suspects: Vec<u64>,
+}
+
+impl Page {
+    /// Whether the sum of one of these blocks may be wrong.
+    fn doubts(&self, range: &Range<u64>) -> bool {
+        self.suspects.iter().any(|lba| range.contains(lba))
+    }
 }
 
 impl Sums {
-    /// Creates or opens the file of a volume of `blocks` blocks.
+    /// Creates or opens the file that belongs to `blocks`.
     pub(crate) fn open(
         disk: &Arc<dyn Disk>,
         path: &Path,
         mode: OpenMode,
-        blocks: u64,
+        blocks: Blocks,
     ) -> Result<Sums, Error> {
         let file = File::open(disk, path, mode)?;
         if mode == OpenMode::CreateNew {
-            file.set_length(at(blocks))?;
+            file.set_length(sumpage::file_bytes(blocks.count))?;
         }
         let direct = match mode {
             OpenMode::Read => None,
@@ -170,12 +188,12 @@ impl Sums {
             file,
             direct: None,
             cache: SumCache::new(),
-            blocks: self.blocks,
+            blocks: self.blocks.clone(),
         })
     }
 
     pub(crate) fn has_full_length(&self) -> Result<bool, Error> {
-        Ok(self.file.length()? == at(self.blocks))
+        Ok(self.file.length()? == sumpage::file_bytes(self.blocks.count))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -188,8 +206,19 @@ impl Sums {
 
     /// The sums of `count` blocks from `lba` on.
     pub(crate) fn read(&self, lba: u64, count: usize) -> Result<Vec<Digest>, Error> {
-        let bytes = self.file.read_exact(at(lba), count * Digest::BYTES)?;
-        Ok(digests(&bytes).collect())
+        let first = lba / SECTOR_SUMS;
+        let mut bytes = self.sectors(lba, count)?;
+        self.blocks.mend(first, &mut bytes);
+        let skipped = to_usize(lba - first * SECTOR_SUMS);
+        Ok(sums_of(&bytes).skip(skipped).take(count).collect())
+    }
+
+    /// The sectors with the sums of these blocks, as they lie there.
+    fn sectors(&self, lba: u64, count: usize) -> Result<Buffer, Error> {
+        let first = lba / SECTOR_SUMS;
+        let end = (lba + count as u64).div_ceil(SECTOR_SUMS);
+        let length = to_usize(end - first) * SECTOR_BYTES;
+        Ok(self.file.read_exact(first * SECTOR_BYTES as u64, length)?)
     }
 
     /// As [`Sums::read`], from memory where the pages were read before.
@@ -200,14 +229,13 @@ impl Sums {
         while at < end {
             let page = at / PAGE_SUMS;
             let part_end = end.min((page + 1) * PAGE_SUMS);
-            let first = to_usize(at % PAGE_SUMS) * Digest::BYTES;
-            let part = first..first + to_usize(part_end - at) * Digest::BYTES;
-            let mut take = |bytes: &[u8]| sums.extend(digests(&bytes[part.clone()]));
+            let (skipped, part) = (to_usize(at % PAGE_SUMS), to_usize(part_end - at));
+            let mut take = |bytes: &[u8]| sums.extend(sums_of(bytes).skip(skipped).take(part));
             if self.cache.with(page, &mut take).is_none() {
                 match self.load_page(page) {
                     Ok(bytes) => take(&bytes),
                     // A bad sector costs no more than what it covers (L-E3).
-                    Err(_) => sums.extend(self.read(at, to_usize(part_end - at))?),
+                    Err(_) => sums.extend(self.read(at, part)?),
                 }
             }
             at = part_end;
@@ -217,19 +245,67 @@ impl Sums {
 
     fn load_page(&self, page: u64) -> Result<Buffer, Error> {
         let seen = self.cache.before_read();
-        let length = sums_in(page, self.blocks) * Digest::BYTES;
-        let bytes = self.file.read_exact(at(page * PAGE_SUMS), length)?;
-        self.cache.keep(page, &bytes, seen);
+        let mut bytes = self.file.read_exact(page_at(page), PAGE_BYTES)?;
+        if self.blocks.mend(page * 8, &mut bytes).is_empty() {
+            self.cache.keep(page, &bytes, seen);
+        }
         Ok(bytes)
+    }
+
+    fn page_of(&self, page: u64, mut bytes: Buffer) -> Page {
+        let suspects = self.blocks.mend(page * 8, &mut bytes);
+        let sums = sums_of(&bytes).collect();
+        Page { sums, suspects }
+    }
+
+    fn read_page(&self, page: u64) -> Result<Page, Error> {
+        let bytes = self.file.read_exact(page_at(page), PAGE_BYTES)?;
+        Ok(self.page_of(page, bytes))
+    }
+
+    /// What of the sums of `range` fails its own sum on the disk. What cannot be read is left out.
+    pub(crate) fn rotten(&self, range: &Range<u64>) -> Result<Vec<Rot>, Error> {
+        let count = to_usize(range.end - range.start);
+        let bytes = match self.sectors(range.start, count) {
+            Err(error) if is_failed_read(&error) && count > 1 => {
+                let middle = range.start + count as u64 / 2;
+                let mut rotten = self.rotten(&(range.start..middle))?;
+                rotten.extend(self.rotten(&(middle..range.end))?);
+                rotten.dedup();
+                return Ok(rotten);
+            }
+            Err(error) if is_failed_read(&error) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut rotten = Vec::new();
+        let sectors = bytes.chunks_exact(SECTOR_BYTES);
+        for (number, sector) in (range.start / SECTOR_SUMS..).zip(sectors) {
+            if is_sound(number, sector) {
+                continue;
+            }
+            let mut mended = sector.to_vec();
+            let suspects = self.blocks.mend(number, &mut mended);
+            let first = number * SECTOR_SUMS;
+            let pairs = (first..).zip(sums_of(sector).zip(sums_of(&mended)));
+            let wrong = pairs.filter(|(_, (stored, right))| stored != right);
+            let mut wrong = wrong.map(|(lba, _)| lba).chain(suspects.first().copied());
+            rotten.push(Rot {
+                first,
+                lba: wrong.next().unwrap_or(first),
+                mended: suspects.is_empty(),
+            });
+        }
+        Ok(rotten)
     }
 
     /// First block at or behind `lba` whose page may hold a sum, and the end of that data.
     pub(crate) fn next_data(&self, lba: u64) -> Result<Option<Range<u64>>, Error> {
-        let Some((first, second)) = self.file.next_data(at(lba))? else {
+        let sector = lba / SECTOR_SUMS * SECTOR_BYTES as u64;
+        let Some((first, second)) = self.file.next_data(sector)? else {
             return Ok(None);
         };
-        let size = Digest::BYTES as u64;
-        let range = (first / size).max(lba)..second.div_ceil(size).min(self.blocks);
+        let data = sumpage::blocks_at(first, second);
+        let range = data.start.max(lba)..data.end.min(self.blocks.count);
         Ok((range.start < range.end).then_some(range))
     }
 }
@@ -252,7 +328,7 @@ impl<'a> Ahead<'a> {
     }
 
     /// The sums of a page: of one that was announced, or of any other.
-    fn load(&mut self, page: u64) -> Result<Vec<Digest>, Error> {
+    fn load(&mut self, page: u64) -> Result<Page, Error> {
         while self.pipe.oldest().is_some_and(|oldest| oldest < page) {
             drop(self.pipe.take());
         }
@@ -267,22 +343,16 @@ impl<'a> Ahead<'a> {
             true => self.pipe.take().transpose()?,
             false => None,
         };
-        let read = read.map(|bytes| digests(&bytes).collect());
-        let cached = self.sums.cache.with(page, |bytes| digests(bytes).collect());
-        let whole = sums_in(page, self.sums.blocks);
-        match cached
-            .or(read)
-            .filter(|sums: &Vec<Digest>| sums.len() == whole)
-        {
-            Some(sums) => Ok(sums),
-            None => self.sums.read_page(page),
+        let cached = self.sums.cache.with(page, |bytes| Page {
+            sums: sums_of(bytes).collect(),
+            suspects: Vec::new(),
+        });
+        match (cached, read) {
+            (Some(page), _) => Ok(page),
+            (None, Some(bytes)) if bytes.len() == PAGE_BYTES => Ok(self.sums.page_of(page, bytes)),
+            (None, _) => self.sums.read_page(page),
         }
     }
-}
-
-/// Sums in a page of a volume of `blocks` blocks.
-fn sums_in(page: u64, blocks: u64) -> usize {
-    to_usize(PAGE_SUMS.min(blocks - page * PAGE_SUMS))
 }
 
 /// The pages of those ranges that are short, in order: in a long one there may be holes.
@@ -301,8 +371,9 @@ pub(crate) struct SumCursor<'a> {
     sums: &'a Sums,
     ahead: Option<Ahead<'a>>,
     page: u64,
-    loaded: Vec<Digest>,
+    loaded: Page,
     data: Range<u64>,
+    doubtful: bool,
 }
 
 impl<'a> SumCursor<'a> {
@@ -312,8 +383,9 @@ impl<'a> SumCursor<'a> {
             sums,
             ahead: None,
             page: 0,
-            loaded: Vec::new(),
+            loaded: Page::default(),
             data: 0..0,
+            doubtful: false,
         }
     }
 
@@ -348,8 +420,9 @@ impl<'a> SumCursor<'a> {
             }
             let end = range.end.min((lba / PAGE_SUMS + 1) * PAGE_SUMS);
             self.load(lba / PAGE_SUMS)?;
+            self.doubtful |= self.loaded.doubts(&(lba..end));
             let first = to_usize(lba % PAGE_SUMS);
-            let sums = &self.loaded[first..first + to_usize(end - lba)];
+            let sums = &self.loaded.sums[first..first + to_usize(end - lba)];
             for (lba, sum) in (lba..end).zip(sums) {
                 if *sum != Digest::ZERO {
                     each(lba, *sum)?;
@@ -360,8 +433,13 @@ impl<'a> SumCursor<'a> {
         Ok(())
     }
 
+    /// A sum that was visited may be wrong: it failed together with its block.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
     fn load(&mut self, page: u64) -> Result<(), Error> {
-        if self.loaded.is_empty() || self.page != page {
+        if self.loaded.sums.is_empty() || self.page != page {
             self.loaded = match &mut self.ahead {
                 Some(ahead) => ahead.load(page)?,
                 None => self.sums.read_page(page)?,
@@ -372,18 +450,12 @@ impl<'a> SumCursor<'a> {
     }
 }
 
-impl Sums {
-    fn read_page(&self, page: u64) -> Result<Vec<Digest>, Error> {
-        self.read(page * PAGE_SUMS, sums_in(page, self.blocks))
-    }
-}
-
 /// Changes sums in order of their blocks; each page is read and written once, several at a time.
 #[derive(Debug)]
 pub(crate) struct SumWriter<'a> {
     sums: &'a Sums,
     page: u64,
-    loaded: Vec<Digest>,
+    loaded: Page,
     ahead: Ahead<'a>,
     pipe: WritePipe<'a>,
 }
@@ -399,7 +471,7 @@ impl<'a> SumWriter<'a> {
         SumWriter {
             sums,
             page: 0,
-            loaded: Vec::new(),
+            loaded: Page::default(),
             ahead: Ahead::of(sums, pages_of(ranges)),
             pipe: WritePipe::of(sums.direct.as_ref().unwrap_or(&sums.file)),
         }
@@ -411,9 +483,12 @@ impl<'a> SumWriter<'a> {
             self.load(lba / PAGE_SUMS)?;
             let first = to_usize(lba % PAGE_SUMS);
             let count = sums.len().min(to_usize(PAGE_SUMS) - first);
-            self.loaded[first..first + count].copy_from_slice(&sums[..count]);
+            self.loaded.sums[first..first + count].copy_from_slice(&sums[..count]);
+            let end = lba + count as u64;
+            let suspects = &mut self.loaded.suspects;
+            suspects.retain(|suspect| !(lba..end).contains(suspect));
             sums = &sums[count..];
-            lba += count as u64;
+            lba = end;
         }
         Ok(())
     }
@@ -422,20 +497,26 @@ impl<'a> SumWriter<'a> {
     pub(crate) fn zero(&mut self, range: Range<u64>) -> Result<(), Error> {
         let first = range.start.next_multiple_of(PAGE_SUMS).min(range.end);
         let last = (range.end / PAGE_SUMS * PAGE_SUMS).max(first);
-        let none = [Digest::ZERO; 256];
+        let none = [Digest::ZERO; 248];
         self.put(range.start, &none[..to_usize(first - range.start)])?;
         if first < last {
             self.turn()?;
             self.sums
                 .cache
                 .forget(&(first / PAGE_SUMS..last / PAGE_SUMS));
-            self.sums.file.punch_hole(at(first), at(last - first))?;
+            let (from, to) = (page_at(first / PAGE_SUMS), page_at(last / PAGE_SUMS));
+            self.sums.file.punch_hole(from, to - from)?;
         }
         self.put(last, &none[..to_usize(range.end - last)])
     }
 
+    /// Writes the page of block `lba` again, mended.
+    pub(crate) fn refresh(&mut self, lba: u64) -> Result<(), Error> {
+        self.load(lba / PAGE_SUMS)
+    }
+
     fn load(&mut self, page: u64) -> Result<(), Error> {
-        if self.loaded.is_empty() || self.page != page {
+        if self.loaded.sums.is_empty() || self.page != page {
             self.turn()?;
             self.loaded = self.ahead.load(page)?;
             self.page = page;
@@ -446,16 +527,16 @@ impl<'a> SumWriter<'a> {
     /// Submits the page at hand.
     fn turn(&mut self) -> Result<(), Error> {
         let loaded = std::mem::take(&mut self.loaded);
-        if loaded.is_empty() {
+        if loaded.sums.is_empty() {
             return Ok(());
         }
-        let mut bytes = Buffer::zeroed(loaded.len() * Digest::BYTES);
-        for (place, sum) in bytes.chunks_exact_mut(Digest::BYTES).zip(&loaded) {
-            LittleEndian::write_u128(place, sum.0);
+        let mut bytes = Buffer::zeroed(PAGE_BYTES);
+        sumpage::encode(self.page, &loaded.sums, &loaded.suspects, &mut bytes);
+        match loaded.suspects.is_empty() {
+            true => self.sums.cache.write(self.page, &bytes),
+            false => self.sums.cache.forget(&(self.page..self.page + 1)),
         }
-        self.sums.cache.write(self.page, &bytes);
-        let offset = at(self.page * PAGE_SUMS);
-        self.pipe.write(offset, vec![Arc::new(bytes)])
+        self.pipe.write(page_at(self.page), vec![Arc::new(bytes)])
     }
 
     /// Writes what is at hand and waits for what is in flight. The caller syncs.

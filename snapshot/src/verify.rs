@@ -15,7 +15,8 @@ use crate::open::Access;
 use crate::repair::Versions;
 use crate::scrub::{Scrub, Scrubbed};
 use crate::section::BaseFacts;
-use crate::sums::Digest;
+use crate::sumpage::{SECTOR_SUMS, sum_at};
+use crate::sums::{Digest, Rot};
 use crate::volume::Volume;
 
 /// A segment without a frame ends behind its header page.
@@ -273,6 +274,9 @@ impl Look<'_> {
 
     fn run(&mut self, found: &Scrubbed, excused: &Index) {
         self.report.blocks += found.range.end - found.range.start;
+        for rot in &found.rotten {
+            self.note(self.in_sums(rot));
+        }
         // D24: the checkpoint that is under way writes both again.
         let is_due = |lba: &u64| excused.piece(*lba, lba + 1).1.is_some();
         let bad = found.bad.iter().copied().filter(|lba| !is_due(lba));
@@ -304,6 +308,21 @@ impl Look<'_> {
             lsns: None,
             blocks: lba.map(|lba| (lba, 1)),
             what,
+        }
+    }
+
+    fn in_sums(&self, rot: &Rot) -> DamageFound {
+        let sums = self.volume.image.sums();
+        let count = SECTOR_SUMS.min(self.volume.geometry.blocks - rot.first);
+        let what = match rot.mended {
+            true => "the sums of these blocks fail their own sum; the blocks are whole",
+            false => "the sums of these blocks fail their own sum",
+        };
+        DamageFound {
+            file: sums.path().into(),
+            offset: sum_at(rot.lba),
+            blocks: Some((rot.first, count)),
+            ..self.in_image(None, what.into())
         }
     }
 

@@ -142,10 +142,13 @@ fn a_flipped_bit_of_image_or_sums_is_named_and_never_read() {
     let block = SHAPE.block;
     for (path, size, gate) in [(IMAGE, block, 4999), (SUMS, 16, 131)] {
         let (mut flips, mut repaired) = (0, 0);
-        for (at, mask) in bits(SHAPE.blocks * size, gate) {
+        let sums = path == SUMS;
+        // All of the sums, and the sum over them, lie in one sector.
+        let bytes = if sums { 512 } else { SHAPE.blocks * size };
+        for (at, mask) in bits(bytes, gate) {
             let cut = sim.crash_keep_all();
             cut.flip(path.as_ref(), at, mask).unwrap();
-            let flipped = at / size;
+            let flipped = (at / size).min(SHAPE.blocks - 1);
             let story = format!("{path}: {mask:#04x} at {at}, block {flipped}");
             let inspect = Place::simulated(&cut).try_open("volume", Access::ReadOnly);
             let seen = look(&inspect.unwrap(), &oracle);
@@ -167,6 +170,7 @@ fn a_flipped_bit_of_image_or_sums_is_named_and_never_read() {
                 seen.refused.iter().all(|lba| *lba == flipped),
                 "{story}: {seen:?}"
             );
+            assert!(seen.refused.is_empty() || !sums, "{story}: {seen:?}");
             repaired += u64::from(seen.refused.is_empty());
             flips += 1;
             let bytes = vec![0x77; usize::try_from(block).unwrap()];
@@ -177,18 +181,13 @@ fn a_flipped_bit_of_image_or_sums_is_named_and_never_read() {
             let mut oracle = oracle.clone();
             oracle.issue(&Change::Write(flipped * block, bytes));
             let digest = Oracle::digest(&oracle.state(oracle.head()));
-            let healed = volume.digest() == (healed, digest);
-            // A digest that went wrong with a sum is never passed over.
+            assert_eq!(volume.digest(), (healed, digest), "{story}");
             let found = damage_of(&volume);
-            assert_eq!(healed, found.is_empty(), "{story}: {found:?}");
-            assert!(
-                found.iter().all(|found| found.file == Path::new(SUMS)),
-                "{story}: {found:?}"
-            );
+            assert!(found.is_empty(), "{story}: {found:?}");
         }
         println!("{path}: {flips} flips, {repaired} of them without a refused read");
         assert!(
-            repaired > 0 && repaired < flips,
+            repaired > 0 && (sums || repaired < flips),
             "both kinds of blocks were hit"
         );
     }

@@ -81,13 +81,15 @@ fn damage_that_the_log_lacks_is_named_and_makes_the_base_untrusted() {
     scrub(&volume).unwrap();
     scrub(&volume).unwrap();
     let status = volume.scrub_status();
-    let find = |lba| ScrubFind {
+    let find = |lba, repaired| ScrubFind {
         lba,
         lsns: LsnRange::new(Lsn::ZERO, lsn(6)),
-        repaired: false,
+        repaired,
     };
-    assert_eq!(status.finds, [find(3), find(4), find(5)]);
-    assert_eq!((status.repaired, status.damaged, status.passes), (0, 6, 2));
+    // The sum of block 4 is known from its neighbours and from the block.
+    let expected = [find(4, true), find(3, false), find(5, false)];
+    assert_eq!(status.finds, expected);
+    assert_eq!((status.repaired, status.damaged, status.passes), (1, 4, 2));
     assert_eq!(volume.base_state().untrusted, Some(Untrusted::BlockDamaged));
     // A new version is written over it, and the next pass finds nothing more.
     for lba in 3..=5 {
@@ -95,7 +97,28 @@ fn damage_that_the_log_lacks_is_named_and_makes_the_base_untrusted() {
     }
     volume.checkpoint(None).unwrap();
     scrub(&volume).unwrap();
-    assert_eq!(volume.scrub_status().damaged, 6);
+    assert_eq!(volume.scrub_status().damaged, 4);
+    assert_eq!(damage_of(&volume), []);
+}
+
+#[test]
+fn a_damaged_sum_costs_no_block_and_is_written_again_durably() {
+    // A sum, the sum of the sector, and a sum behind the last block of the sector's page.
+    for at in [4 * 16 + 2, 496, 31 * 16 + 15] {
+        let sim = SimDisk::new(1);
+        let volume = captured(&sim);
+        volume.advance_tail(lsn(6)).unwrap();
+        sim.flip(SUMS.as_ref(), at, 0x80).unwrap();
+        let found = damage_of(&volume);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].file, Path::new(SUMS), "{found:?}");
+        scrub(&volume).unwrap();
+        let status = volume.scrub_status();
+        assert_eq!((status.repaired, status.damaged), (1, 0), "{at}");
+        drop(volume);
+        let volume = reopen(&sim.crash_lose_all());
+        assert_healed(&volume, "after a power cut");
+    }
 }
 
 #[test]
