@@ -250,6 +250,18 @@ impl Ledger {
         ledger.inherited = None;
         ledger
     }
+
+    /// All it knows of one replica: acknowledged by stream, by handshake, whether it was asked.
+    pub(crate) fn known(&self, replica: &ReplicaId) -> (Option<Lsn>, Option<Lsn>, bool) {
+        let acked = self.replicas.get(replica).copied().unwrap_or_default();
+        let asked = !self.unasked.contains(replica);
+        (acked.stream, acked.handshake, asked)
+    }
+
+    /// The inherited end, while unconfirmed.
+    pub(crate) const fn inherited(&self) -> Option<Lsn> {
+        self.inherited
+    }
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ impl fmt::Debug for SessionId {
 
 /// Hands out session ids of one process.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct SessionIds {
     boot: u64,
     given: u64,

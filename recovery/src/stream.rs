@@ -104,6 +104,22 @@ impl<P: Pin> Stream<P> {
         Ok(self.acknowledged)
     }
 
+    #[cfg(test)]
+    pub(crate) fn forked(
+        &self,
+        count: &std::sync::Arc<crate::testing::PinCount>,
+    ) -> Stream<crate::testing::TestPin> {
+        Stream {
+            id: self.id,
+            replica: self.replica.clone(),
+            epoch: self.epoch,
+            node: self.node,
+            shipped: self.shipped,
+            acknowledged: self.acknowledged,
+            pin: crate::testing::TestPin::new(count, self.acknowledged),
+        }
+    }
+
     /// A detached copy.
     #[must_use]
     pub fn view(&self) -> StreamView {

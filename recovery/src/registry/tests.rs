@@ -2,6 +2,8 @@ use super::*;
 use crate::outcome::{Asked, rebuild_source};
 use crate::testing::{TestPin, endpoint, history, lsn, pins, replica};
 
+mod fork;
+
 type TestRegistry = Registry<TestPin>;
 
 fn id(name: &str) -> ReplicaId {

@@ -10,6 +10,7 @@ use crate::testing::{NODE, PinCount, TestPin, TestStorage, endpoint, history, ls
 use seawall_wal::{LsnRange, NodeIncarnation};
 use std::sync::Arc;
 
+mod fork;
 mod mark;
 mod matrix;
 mod stream;
