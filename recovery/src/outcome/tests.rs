@@ -5,6 +5,7 @@ use seawall_wal::{Lineage, NodeIncarnation, VolumeId};
 
 mod oracle;
 mod random;
+mod small;
 mod source;
 
 fn range(after: u64, through: u64) -> LsnRange {
