@@ -13,6 +13,7 @@ use crate::status::RecoveryRecord;
 
 mod cost;
 mod fencing;
+mod memory;
 mod paths;
 mod restarts;
 

@@ -167,7 +167,13 @@ fn a_zero_gap_completes_by_itself() {
 // A165, A175
 #[test]
 fn a_replica_beyond_retention_escalates_and_is_rebuilt() {
-    let mut one = one(Kind::CatchUp, history(100).tail(60).base(50));
+    for base in [40, 50] {
+        escalates_and_is_rebuilt(base);
+    }
+}
+
+fn escalates_and_is_rebuilt(base: u64) {
+    let mut one = one(Kind::CatchUp, history(100).tail(60).base(base));
     let plan = one.plan(&replica(30)).unwrap();
     assert_eq!(plan.work, Work::NeedsRebuild);
     assert!(!plan.is_pinned());
@@ -401,6 +407,19 @@ fn every_session_that_an_assignment_ends_is_logged_with_its_one_cause() {
         let mut one = one(Kind::CatchUp, history(100));
         one.orchestrator.assign(&next, T0);
         assert_eq!(invalidated(&one.orchestrator, one.session), reason);
+        let causes = one
+            .orchestrator
+            .log
+            .all()
+            .filter_map(|event| match &event.what {
+                What::SessionInvalidated(reason) => Some(reason.name()),
+                _ => None,
+            });
+        assert_eq!(
+            causes.collect::<Vec<_>>(),
+            [reason],
+            "one cause and no other"
+        );
     }
 }
 

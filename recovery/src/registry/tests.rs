@@ -1,4 +1,5 @@
 use super::*;
+use crate::id::Tick;
 use crate::outcome::{Asked, rebuild_source};
 use crate::testing::{TestPin, endpoint, history, lsn, pins, replica};
 
@@ -319,6 +320,35 @@ fn an_epoch_rise_ends_a_session_that_merely_connects() {
             replica: replica_id
         })
     );
+}
+
+// A089: neither while it waits for a link nor in any phase after that.
+#[test]
+fn a_replica_that_is_recovered_again_is_counted_in_sync_only_when_it_is_done() {
+    let mut registry = with(&["r1"]);
+    let in_sync = |registry: &TestRegistry| registry.status().totals.in_sync;
+    let first = attach(&mut registry, "r1");
+    bring_in_sync(&mut registry, "r1", first);
+    assert_eq!(in_sync(&registry), 1);
+    let session = attach(&mut registry, "r1");
+    assert_eq!(in_sync(&registry), 0);
+    let sender = registry.sender_mut(&id("r1")).unwrap();
+    sender.connect(session).unwrap();
+    assert_eq!(in_sync(&registry), 0);
+    let sender = registry.sender_mut(&id("r1")).unwrap();
+    sender
+        .handshake(session, &replica(80), &history(100))
+        .unwrap();
+    sender.begin_catch_up(session, Tick(0)).unwrap();
+    sender.sent(session, lsn(100), 4096).unwrap();
+    sender.progress(session, lsn(100), None).unwrap();
+    assert_eq!(in_sync(&registry), 0, "although it holds everything");
+    let sender = registry.sender_mut(&id("r1")).unwrap();
+    let pins = pins();
+    sender
+        .complete(session, |after| Ok(TestPin::new(&pins, after)))
+        .unwrap();
+    assert_eq!(in_sync(&registry), 1);
 }
 
 // 1.18

@@ -493,14 +493,25 @@ fn source_selection_before_connect_and_handshake_is_refused() {
 // A170
 #[test]
 fn a_copy_shows_the_source_and_stays_in_phase_handshake() {
-    let session = after(rebuilding(), [select_source()]);
-    assert_eq!(session.phase().name(), "handshake");
-    let Phase::Rebuilding { machine, .. } = session.phase() else {
-        panic!("rebuilding: {session:?}");
+    let select = |kind| {
+        let (target, now) = (lsn(100), Tick(0));
+        let source = Source { kind, target };
+        Event::Rebuild(rebuild::Event::SelectSource { source, now })
     };
-    assert_eq!(machine.phase().name(), "source-select");
-    let source = machine.phase().source().expect("a source");
-    assert_eq!((source.name(), source.target), ("full-base", lsn(100)));
+    let (base, why) = (lsn(50), WhyFull::NoBase);
+    for (kind, name) in [
+        (SourceKind::SnapshotTail { base }, "snapshot-tail"),
+        (SourceKind::FullBase { why }, "full-base"),
+    ] {
+        let session = after(rebuilding(), [select(kind)]);
+        assert_eq!(session.phase().name(), "handshake");
+        let Phase::Rebuilding { machine, .. } = session.phase() else {
+            panic!("rebuilding: {session:?}");
+        };
+        assert_eq!(machine.phase().name(), "source-select");
+        let source = machine.phase().source().expect("a source");
+        assert_eq!((source.name(), source.target), (name, lsn(100)));
+    }
 }
 
 #[test]

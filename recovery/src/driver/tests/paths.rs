@@ -52,7 +52,7 @@ fn a_replica_that_was_away_catches_up_under_live_writes() {
     drop(kept);
     let record = served.recovered("r1", "catch-up");
     assert_eq!((record.after, record.result.as_str()), (0, "in sync"));
-    // The frozen target lies between what was missed and the end (A101).
+    // The frozen target lies between what was missed and the end (F10).
     assert!(record.through >= away.get() && record.through <= end.get());
     assert_eq!(record.records, record.through);
     assert_equal(served.primary.volume(), &replica, end);
@@ -233,7 +233,7 @@ fn damage(lab: &Lab, volume: &Volume, lsn: Lsn) {
     panic!("record {lsn} is not on disk");
 }
 
-// D15, L7
+// A242, D15, L7
 #[test]
 fn a_record_that_cannot_be_read_ends_the_session_and_is_decided_again() {
     let lab = Lab::new();

@@ -44,7 +44,7 @@ fn records_that_the_primary_lost_are_fetched_before_anything_new() {
     replica.shutdown().unwrap();
 }
 
-// D6
+// A229, D6
 #[test]
 fn a_quorum_flush_waits_for_the_replica_and_a_late_acknowledgement_counts() {
     let lab = Lab::new();

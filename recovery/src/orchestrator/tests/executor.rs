@@ -118,12 +118,12 @@ fn a_failure_at_any_step_leaves_no_pin() {
 #[test]
 fn a_spent_budget_leaves_no_pin_and_marks_the_replica() {
     let budget = Budget {
-        duration_ticks_max: Some(3),
+        duration_ticks_max: Some(5),
         ..Budget::UNBOUNDED
     };
     let (mut one, plan) = planned(budget);
-    let violation = Violation::Duration { spent: 4, max: 3 };
-    assert_eq!(run(&mut one, plan, 5), Err(Failure::Budget(violation)));
+    let violation = Violation::Duration { spent: 6, max: 5 };
+    assert_eq!(run(&mut one, plan, 10), Err(Failure::Budget(violation)));
     assert_eq!(one.held(), 0);
     assert_eq!(one.state(), State::NeedsRebuild);
     assert!(one.has("budget-escalated"));

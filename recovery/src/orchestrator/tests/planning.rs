@@ -99,6 +99,26 @@ fn a_truncate_only_plan_holds_no_pin_and_completes() {
     assert!(one.has("plan-truncate-only"));
 }
 
+// A117: refused as unsafe, and escalated.
+#[test]
+fn a_truncation_that_is_unsafe_escalates_to_needs_rebuild() {
+    let reached = |facts: &mut ReplicaFacts| facts.checkpoint = Some(lsn(103));
+    let open = |facts: &mut ReplicaFacts| facts.intent = Some(lsn(103));
+    for cannot_drop in [reached, open] as [fn(&mut ReplicaFacts); 2] {
+        let mut one = one(Kind::CatchUp, history(100));
+        let mut facts = replica(105);
+        cannot_drop(&mut facts);
+        let plan = one.plan(&facts).unwrap();
+        assert_eq!(plan.work, Work::NeedsRebuild);
+        assert_eq!(plan.proof.reason.name(), "unsafe-truncation");
+        assert_eq!(one.state(), State::NeedsRebuild);
+        assert!(one.session_is_over() && one.has("escalated"));
+        let at = call(&one.replica, one.session);
+        let refused = one.orchestrator.truncated(at, lsn(100));
+        assert!(matches!(refused, Err(Failure::NoSession { .. })));
+    }
+}
+
 // A182
 #[test]
 fn a_rebuild_plan_carries_the_proof_even_of_a_replica_that_could_catch_up() {
@@ -162,6 +182,19 @@ fn a_plan_keeps_its_source_whatever_storage_does_afterwards() {
         (source.snapshot(), source.target),
         (Some(lsn(50)), lsn(100))
     );
+    // What is carried out is what was planned: 50 from the base, then the tail through 100.
+    let at = call(&one.replica, one.session);
+    let o = &mut one.orchestrator;
+    o.begin_transfer(at, Install::Beside).unwrap();
+    let elsewhere = o.base_verified(at, lsn(150), EQUAL).unwrap_err();
+    assert!(matches!(elsewhere, Failure::BeyondTarget { .. }));
+    o.base_verified(at, lsn(50), EQUAL).unwrap();
+    o.begin_tail(at).unwrap();
+    let beyond = o.tail_progress(at, lsn(200)).unwrap_err();
+    assert!(matches!(beyond, Failure::BeyondTarget { .. }));
+    o.tail_progress(at, lsn(100)).unwrap();
+    let reached = o.complete_rebuild(at, EQUAL, &mut one.storage);
+    assert_eq!(reached, Ok(lsn(100)));
 }
 
 // A194: the tail passes the start between reading the history and taking the pin.
