@@ -134,6 +134,7 @@ pub use export::{CHUNK_BYTES, Chunk, Chunks, chunk_count, chunk_digest};
 pub use install::{Install, Manifest, sweep};
 pub use open::{Access, CreateOptions};
 pub use scrub::{ScrubFind, ScrubStatus};
+pub use section::checkpoint_of;
 pub use sums::{Digest, block_sum};
 pub use verify::{DamageFound, Progress, VerifyReport};
 pub use volume::{BaseState, Durability, Untrusted, Volume};

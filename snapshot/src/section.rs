@@ -44,6 +44,16 @@ pub(crate) struct BaseFacts {
     pub(crate) repair: Option<Lsn>,
 }
 
+/// The checkpoint that a meta names, without its volume being opened; `None` when its section of
+/// the base says nothing that can be read.
+#[must_use]
+pub fn checkpoint_of(contents: &MetaContents) -> Option<Lsn> {
+    let section = contents.sections.get(&SectionId::Snapshot)?;
+    BaseFacts::decode(section)
+        .ok()
+        .map(|facts| facts.checkpoint)
+}
+
 /// Version of the section that this build writes.
 pub(crate) const VERSION: u16 = 1;
 

@@ -2,6 +2,11 @@
 //! on a live volume, a damaged one and a lone segment file, and never writes.
 
 mod check;
+mod follow;
+mod heat;
+mod list;
+mod map;
+mod salvage;
 mod source;
 mod stats;
 mod verdict;
@@ -9,21 +14,20 @@ mod verdict;
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use seawall_wal::disk::Disk;
-use seawall_wal::{Corrupt, Inspected, Lsn, RecordHeader};
+use seawall_wal::{Corrupt, Lsn, RecordHeader};
 use serde_json::json;
 
 use crate::common;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::time;
 
-use check::verify;
-use source::{Source, gather, state_of, walk};
-use stats::stats;
+use source::gather;
 
 /// Lists the records of a log: of a volume directory, its wal directory, or lone segment files.
+///
+/// Never writes to what it inspects, and works on a live volume and on a damaged one.
 #[derive(Debug, clap::Parser)]
 #[command(name = "wal-dump", version)]
 pub struct Args {
@@ -45,12 +49,47 @@ pub struct Args {
     /// List only records of this kind: write, write-zeroes or trim
     #[arg(long, value_parser = ["write", "write-zeroes", "trim"])]
     pub kind: Option<String>,
-    /// Print totals in place of records
-    #[arg(long)]
+    /// List only records of this epoch
+    #[arg(long, value_name = "EPOCH")]
+    pub epoch: Option<u64>,
+    /// List only records of frames written at or after TIME: 2026-01-31T12:00:00Z, or seconds
+    /// since 1970
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub since: Option<u64>,
+    /// List only records of frames written before TIME
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub until: Option<u64>,
+    /// Show the payload of each record in hexadecimal, at most BYTES of it
+    #[arg(
+        long,
+        value_name = "BYTES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "256",
+        value_parser = common::parse_size
+    )]
+    pub hex: Option<u64>,
+    /// Print totals in place of records: kinds, sizes, write amplification, the hottest blocks
+    #[arg(long, group = "mode")]
     pub stats: bool,
     /// Print damage in place of records; exit code 1 when there is any
-    #[arg(long, conflicts_with = "stats")]
+    #[arg(long, group = "mode")]
     pub verify: bool,
+    /// Draw the segments, with what keeps each, and where in the volume the records went
+    #[arg(long, group = "mode")]
+    pub map: bool,
+    /// List what is there, then records as they become durable, until SIGINT
+    #[arg(long, group = "mode")]
+    pub follow: bool,
+    /// Copy every intact record to a new log directory, and say what is missing; exit code 1 when
+    /// something is
+    ///
+    /// With a copy of the volume's base directory beside them, its meta and wal open as a volume.
+    #[arg(long, group = "mode", value_name = "OUT")]
+    pub salvage: Option<PathBuf>,
+    /// List records of earlier lives of the segments that nothing was written over yet
+    #[arg(long, group = "mode")]
+    pub stale: bool,
 }
 
 fn parse_blocks(text: &str) -> Result<Range<u64>, String> {
@@ -69,34 +108,40 @@ fn parse_blocks(text: &str) -> Result<Range<u64>, String> {
 /// A path that cannot be read, or holds no segment. Damage is no error.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::disk();
+    let alone = args.follow || args.salvage.is_some();
+    if let [_, second, ..] = args.paths.as_slice()
+        && alone
+    {
+        let second = second.display();
+        return Err(Error::Usage(format!(
+            "--follow and --salvage take one PATH, and {second} is a second one; run it for each"
+        )));
+    }
+    if args.follow {
+        follow::follow(&disk, &args.paths[0], args, out)?;
+        return Ok(Exit::Fine);
+    }
     let mut sources = Vec::new();
     for path in &args.paths {
         sources.push(gather(&disk, path)?);
     }
-    let mut exit = Exit::Fine;
+    let mut found = false;
     for source in &sources {
-        match (args.verify, args.stats) {
-            (true, _) => {
-                if verify(&disk, source, args, out)? {
-                    exit = Exit::Found;
-                }
-            }
-            (false, true) => stats(&disk, source, args, out)?,
-            (false, false) => list(&disk, source, args, out)?,
+        if args.verify {
+            found |= check::verify(&disk, source, args, out)?;
+        } else if let Some(to) = &args.salvage {
+            found |= salvage::salvage(&disk, source, to, args, out)?;
+        } else if args.stats {
+            stats::stats(&disk, source, args, out)?;
+        } else if args.map {
+            map::map(&disk, source, args, out)?;
+        } else if args.stale {
+            list::stale(&disk, source, args, out)?;
+        } else {
+            list::list(&disk, source, args, out)?;
         }
     }
-    Ok(exit)
-}
-
-/// A record where it lies.
-struct Row<'a> {
-    header: &'a RecordHeader,
-    segment: &'a str,
-    offset: u64,
-    frame: u64,
-    sum_ok: bool,
-    /// "live", "reclaimed" or "truncated".
-    state: &'static str,
+    Ok(if found { Exit::Found } else { Exit::Fine })
 }
 
 impl Args {
@@ -111,101 +156,21 @@ impl Args {
         self.wants_lsn(header.lsn)
             && self.lba.as_ref().is_none_or(touches)
             && self.kind.as_ref().is_none_or(kind)
+            && self.epoch.is_none_or(|epoch| header.epoch.get() == epoch)
+    }
+
+    fn wants_time(&self, written_ns: u64) -> bool {
+        self.since.is_none_or(|since| since <= written_ns)
+            && self.until.is_none_or(|until| written_ns < until)
     }
 
     fn wants_damage(&self, at: &Corrupt) -> bool {
-        let filtered = self.lba.is_some() || self.kind.is_some();
+        let filtered = self.lba.is_some()
+            || self.kind.is_some()
+            || self.epoch.is_some()
+            || self.since.is_some()
+            || self.until.is_some();
         !filtered && at.lsn.is_none_or(|lsn| self.wants_lsn(lsn))
-    }
-}
-
-fn list(
-    disk: &Arc<dyn Disk>,
-    source: &Source,
-    args: &Args,
-    out: &mut dyn Write,
-) -> Result<(), Error> {
-    let mut frame = 0;
-    walk(disk, source, &mut |segment, found| match found {
-        Inspected::Segment { generation, .. } if !args.json => {
-            writeln!(out, "{} generation {generation}", segment.name)
-        }
-        Inspected::Segment { .. } => Ok(()),
-        Inspected::Frame {
-            sequence,
-            truncated_after,
-            ..
-        } => {
-            frame = sequence;
-            match truncated_after {
-                Some(after) if !args.json => writeln!(out, "frame {frame} truncates after {after}"),
-                _ => Ok(()),
-            }
-        }
-        Inspected::Record {
-            offset,
-            header,
-            sum_ok,
-            ..
-        } if args.wants(header) => {
-            let row = Row {
-                header,
-                segment: &segment.name,
-                offset,
-                frame,
-                sum_ok,
-                state: state_of(source, frame, header.lsn),
-            };
-            print_row(&row, args.json, out)
-        }
-        Inspected::Record { .. } => Ok(()),
-        Inspected::Damage(at) if args.wants_damage(at) => print_bytes(at, args.json, out),
-        Inspected::Damage(_) => Ok(()),
-    })
-}
-
-fn print_row(row: &Row<'_>, as_json: bool, out: &mut dyn Write) -> std::io::Result<()> {
-    let header = row.header;
-    if as_json {
-        let object = json!({
-            "lsn": header.lsn.get(),
-            "epoch": header.epoch.get(),
-            "incarnation": header.incarnation.get(),
-            "kind": header.kind.name(),
-            "no_hole": header.no_hole,
-            "lba": header.lba.0,
-            "blocks": header.blocks,
-            "bytes": header.payload_bytes(),
-            "segment": row.segment,
-            "offset": row.offset,
-            "frame": row.frame,
-            "sum_ok": row.sum_ok,
-            "state": row.state,
-        });
-        return writeln!(out, "{object}");
-    }
-    let verdict = if row.sum_ok { "ok" } else { "BAD SUM" };
-    let state = if row.state == "live" { "" } else { row.state };
-    writeln!(
-        out,
-        "lsn {:<10} epoch {}.{:<4} {:<12} lba {:<12} blocks {:<6} {}:{:<10} frame {:<8} {verdict} {state}",
-        header.lsn.get(),
-        header.epoch,
-        header.incarnation,
-        header.kind.name(),
-        header.lba.0,
-        header.blocks,
-        row.segment,
-        row.offset,
-        row.frame,
-    )
-}
-
-/// Bytes that are no frame: damage or a torn tail, which only `--verify` tells apart.
-fn print_bytes(at: &Corrupt, as_json: bool, out: &mut dyn Write) -> std::io::Result<()> {
-    match as_json {
-        true => writeln!(out, "{}", damage_json(at, "unreadable")),
-        false => writeln!(out, "no frame: {at}"),
     }
 }
 

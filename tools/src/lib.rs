@@ -30,6 +30,7 @@ pub mod status;
 pub mod stress;
 #[cfg(test)]
 mod tests;
+mod time;
 pub mod verify;
 
 pub use common::parse_size;

@@ -17,7 +17,7 @@ use crate::error::Misfit;
 use crate::log::{Log, LogMode};
 use crate::record::Record;
 use crate::report::RecordPlace;
-use crate::rewrite::Rewrite;
+use crate::rewrite::{Rewrite, Target};
 use crate::segment::{FIRST_FRAME_AT, SegmentHeader, file_name};
 use crate::{Error, LogId, Lsn, LsnRange};
 
@@ -72,7 +72,7 @@ impl Log {
         let id = LogId::random()?;
         let frontiers = self.frontiers();
         let first = self.first_retained().before();
-        let mut rewrite = Rewrite::new(self, id, first);
+        let mut rewrite = Rewrite::new(self.target(id), first);
         let mut given = records.into_iter().peekable();
         let mut after = first;
         for range in lost {
@@ -95,6 +95,32 @@ impl Log {
             meta.first_generation = first_generation;
             meta.clean_close = None;
         })
+    }
+
+    /// Where the log is written anew, under the log id `id`.
+    fn target(&self, id: LogId) -> Target<'_> {
+        let take = || {
+            let slot = self.state().slots.take_fresh();
+            let mut generation = 0;
+            self.meta.update(|meta| {
+                generation = meta.generation_next;
+                meta.generation_next += 1;
+            })?;
+            Ok((slot, generation))
+        };
+        let frontiers = self.frontiers();
+        Target {
+            handles: Arc::clone(&self.handles),
+            clock: Arc::clone(&self.clock),
+            dir: self.dir.clone(),
+            volume: self.ids.volume,
+            log: id,
+            segment_bytes: self.ids.geometry.segment_bytes,
+            committed: frontiers.committed,
+            // Nobody reads it before all of it is durable.
+            frontier_max: frontiers.head,
+            take: Box::new(take),
+        }
     }
 
     fn copy_intact(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::disk::{Disk, File, OpenMode};
 use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader, FrameKind};
 use crate::record::RecordHeader;
-use crate::segment::{FIRST_FRAME_AT, FoundFrame, Scanner, SegmentHeader, layout};
+use crate::segment::{FIRST_FRAME_AT, FoundFrame, FoundRecord, Scanner, SegmentHeader, layout};
 use crate::{Corrupt, Damage, Error, LogId, Lsn, VolumeId};
 
 /// One thing that [`inspect_segment`] came across, in file order.
@@ -20,11 +20,15 @@ pub enum Inspected<'a> {
         log: LogId,
         /// Generation of its present life.
         generation: u64,
+        /// Size that the file was prepared with.
+        segment_bytes: u64,
     },
     /// A frame whose own sum holds.
     Frame {
         /// Byte offset in the file.
         offset: u64,
+        /// Generation of the segment's life that it was written in.
+        generation: u64,
         /// "records", "mark", "truncation", "seal".
         kind: &'static str,
         /// Frame sequence.
@@ -57,6 +61,32 @@ pub enum Inspected<'a> {
     Damage(&'a Corrupt),
 }
 
+impl<'a> Inspected<'a> {
+    fn of_frame(header: &FrameHeader) -> Inspected<'a> {
+        Inspected::Frame {
+            offset: header.offset,
+            generation: header.generation,
+            kind: header.kind.name(),
+            sequence: header.sequence,
+            frontier: header.frontier,
+            committed: header.committed,
+            timestamp_ns: header.timestamp_ns,
+            bytes: header.frame_bytes as u64,
+            truncated_after: (header.kind == FrameKind::Truncation).then_some(header.after),
+        }
+    }
+
+    fn of_record(record: &'a FoundRecord, payload: &'a [u8]) -> Inspected<'a> {
+        Inspected::Record {
+            offset: record.header_at,
+            payload_offset: record.payload_at,
+            header: &record.header,
+            sum_ok: record.state.is_ok(),
+            payload,
+        }
+    }
+}
+
 /// Reads a segment file front to back and hands over what it finds. It resynchronises at every
 /// 4 KiB behind damage; space that this life of the segment never wrote to is passed over.
 ///
@@ -74,12 +104,13 @@ pub fn inspect_segment(
         volume,
         log,
         generation,
-        ..
+        segment_bytes,
     } = identity;
     each(Inspected::Segment {
         volume,
         log,
         generation,
+        segment_bytes,
     });
     if let Some(what) = header_damage {
         each(Inspected::Damage(&Corrupt {
@@ -132,8 +163,45 @@ pub fn inspect_segment(
     Ok(())
 }
 
+/// Reads a segment file front to back for frames of earlier lives that nothing was written over
+/// yet, and hands them over in file order. No reader of the log ever takes one for a record. A
+/// record whose payload was overwritten since has `sum_ok` false.
+///
+/// # Errors
+/// As [`inspect_segment`].
+pub fn inspect_stale(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    each: &mut dyn FnMut(Inspected<'_>),
+) -> Result<(), Error> {
+    let file = File::open(disk, path, OpenMode::Read)?;
+    let (identity, _) = identify(&file)?;
+    let mut scanner = Scanner::new(&file, identity)?;
+    let mut at = FIRST_FRAME_AT;
+    while at + FRAME_ALIGNMENT as u64 <= scanner.end() {
+        // What the present life holds is passed over as a whole: a payload may look like a frame.
+        if let Ok(found) = scanner.frame_at(at) {
+            at += found.header.frame_bytes as u64;
+        } else if let Ok(found) = scanner.stale_at(at) {
+            each(Inspected::of_frame(&found.header));
+            for record in &found.records {
+                let payload = scanner.payload(record).unwrap_or_default();
+                each(Inspected::of_record(record, payload));
+            }
+            // Behind a broken record another life may begin.
+            at += match found.is_whole() {
+                true => found.header.frame_bytes as u64,
+                false => FRAME_ALIGNMENT as u64,
+            };
+        } else {
+            at += FRAME_ALIGNMENT as u64;
+        }
+    }
+    Ok(())
+}
+
 /// Whose segment it is, by its header or else by its first frame, and damage of the header page.
-fn identify(file: &File) -> Result<(SegmentHeader, Option<Damage>), Error> {
+pub(crate) fn identify(file: &File) -> Result<(SegmentHeader, Option<Damage>), Error> {
     let page = file.read(0, FRAME_ALIGNMENT)?;
     let what = match SegmentHeader::decode(&page) {
         Ok(identity) => {
@@ -165,7 +233,8 @@ fn identify(file: &File) -> Result<(SegmentHeader, Option<Damage>), Error> {
     }
 }
 
-fn report_frame(
+/// Hands over a frame and its records. `expected` is the sequence that was due.
+pub(crate) fn report_frame(
     scanner: &mut Scanner<'_>,
     found: &FoundFrame,
     expected: Option<u64>,
@@ -186,16 +255,7 @@ fn report_frame(
         };
         each(Inspected::Damage(&at(header.offset, None, what)));
     }
-    each(Inspected::Frame {
-        offset: header.offset,
-        kind: header.kind.name(),
-        sequence: header.sequence,
-        frontier: header.frontier,
-        committed: header.committed,
-        timestamp_ns: header.timestamp_ns,
-        bytes: header.frame_bytes as u64,
-        truncated_after: (header.kind == FrameKind::Truncation).then_some(header.after),
-    });
+    each(Inspected::of_frame(header));
     if !found.soiled.is_empty() {
         let what = Damage::Field {
             field: "padding",
@@ -213,12 +273,6 @@ fn report_frame(
             )));
         }
         let payload = scanner.payload(record).unwrap_or_default();
-        each(Inspected::Record {
-            offset: record.header_at,
-            payload_offset: record.payload_at,
-            header: &record.header,
-            sum_ok: record.state.is_ok(),
-            payload,
-        });
+        each(Inspected::of_record(record, payload));
     }
 }

@@ -154,6 +154,7 @@ mod files;
 mod flight;
 #[cfg(test)]
 mod flip_tests;
+mod follow;
 #[cfg(test)]
 mod format_tests;
 mod frame;
@@ -193,6 +194,7 @@ mod replay;
 mod report;
 mod retention;
 mod rewrite;
+mod salvage;
 mod scan;
 mod segment;
 mod slots;
@@ -207,7 +209,8 @@ pub use block::{BlockSize, Lba, LogId, NodeIncarnation, VolumeId};
 pub use clock::Clock;
 pub use edge::SystemClock;
 pub use error::{Corrupt, Damage, Error, IoOp, Misfit};
-pub use inspect::{Inspected, inspect_segment};
+pub use follow::{Followed, Follower};
+pub use inspect::{Inspected, inspect_segment, inspect_stale};
 pub use lineage::{Fork, Lineage, LineageEntry};
 pub use log::{Log, LogMode};
 pub use lsn::{Epoch, Incarnation, Lsn, LsnRange};
@@ -221,4 +224,5 @@ pub use report::{
 pub use retention::{
     PinBreak, PinBudget, PinHolder, PinInfo, PinKind, PinLimits, PinRequest, WalPin,
 };
+pub use salvage::Salvage;
 pub use ticket::Ticket;

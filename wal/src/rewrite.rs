@@ -1,20 +1,38 @@
 //! Writes the records of a log anew, into segments of a log id that meta does not name yet.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use crate::disk;
 use crate::draft::encode;
 use crate::frame::{self, FRAME_ALIGNMENT, FRAME_BYTES_MAX, FRAME_RECORDS_MAX};
 use crate::frame::{FrameHeader, FrameKind};
-use crate::log::Log;
+use crate::handles::Handles;
 use crate::record::Record;
 use crate::segment::{FIRST_FRAME_AT, SegmentFile, SegmentHeader};
 use crate::walk::Link;
-use crate::{Error, LogId, Lsn};
+use crate::{Clock, Error, LogId, Lsn, VolumeId};
+
+/// Where a log is written to, and what its frames say.
+pub(crate) struct Target<'a> {
+    pub(crate) handles: Arc<Handles>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Directory of the segments.
+    pub(crate) dir: PathBuf,
+    pub(crate) volume: VolumeId,
+    pub(crate) log: LogId,
+    pub(crate) segment_bytes: u64,
+    /// Lower bound of committed.
+    pub(crate) committed: Lsn,
+    /// The highest frontier that a frame may record.
+    pub(crate) frontier_max: Lsn,
+    /// Gives a slot without a file, and an unused generation.
+    pub(crate) take: Box<dyn FnMut() -> Result<(u32, u64), Error> + 'a>,
+}
 
 /// A log under way. Nobody sees it before meta names its id and first generation.
-#[derive(Debug)]
 pub(crate) struct Rewrite<'a> {
-    log: &'a Log,
-    id: LogId,
+    target: Target<'a>,
     active: Option<SegmentFile>,
     first_generation: Option<u64>,
     /// Where the next frame goes in the active segment.
@@ -28,10 +46,9 @@ pub(crate) struct Rewrite<'a> {
 
 impl<'a> Rewrite<'a> {
     /// Of the records above `after`.
-    pub(crate) fn new(log: &'a Log, id: LogId, after: Lsn) -> Rewrite<'a> {
+    pub(crate) fn new(target: Target<'a>, after: Lsn) -> Rewrite<'a> {
         Rewrite {
-            log,
-            id,
+            target,
             active: None,
             first_generation: None,
             at: 0,
@@ -40,6 +57,29 @@ impl<'a> Rewrite<'a> {
             waiting: Vec::new(),
             waiting_bytes: 0,
         }
+    }
+
+    /// Last LSN that was added.
+    pub(crate) fn head(&self) -> Lsn {
+        self.waiting.last().map_or(self.head, Record::lsn)
+    }
+
+    /// The generation behind the last segment, if there is one.
+    pub(crate) fn generation_next(&self) -> Option<u64> {
+        self.active.as_ref().map(|active| active.generation + 1)
+    }
+
+    /// Leaves records out: what follows is evidence, and readers find a gap through `through`.
+    pub(crate) fn skip(&mut self, through: Lsn) -> Result<(), Error> {
+        self.flush()?;
+        if self.active.is_some() {
+            self.link = Link {
+                sequence: self.link.sequence + 1,
+                previous: 0,
+            };
+        }
+        self.head = through;
+        Ok(())
     }
 
     /// Adds the next record.
@@ -61,7 +101,7 @@ impl<'a> Rewrite<'a> {
 
     /// Bytes of frames in a segment, its seal left out.
     fn capacity(&self) -> usize {
-        let bytes = self.log.ids.geometry.segment_bytes - FIRST_FRAME_AT - FRAME_ALIGNMENT as u64;
+        let bytes = self.target.segment_bytes - FIRST_FRAME_AT - FRAME_ALIGNMENT as u64;
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
@@ -70,13 +110,25 @@ impl<'a> Rewrite<'a> {
     pub(crate) fn finish(mut self) -> Result<Option<u64>, Error> {
         self.flush()?;
         if self.active.is_some() {
-            self.make_room(FRAME_ALIGNMENT)?;
-            self.write(FrameKind::Mark, 0, &[])?;
+            self.mark()?;
         }
+        self.sync()
+    }
+
+    /// Adds a mark: everything through the head is, or was, durable.
+    pub(crate) fn mark(&mut self) -> Result<(), Error> {
+        self.flush()?;
+        self.make_room(FRAME_ALIGNMENT)?;
+        self.write(FrameKind::Mark, 0, &[])
+    }
+
+    /// Makes everything durable. Gives the generation of its first segment, if it has one.
+    pub(crate) fn sync(mut self) -> Result<Option<u64>, Error> {
+        self.flush()?;
         if let Some(active) = &self.active {
             active.writer().sync()?;
         }
-        disk::sync_dir(self.log.disk.as_ref(), &self.log.dir)?;
+        disk::sync_dir(self.target.handles.disk().as_ref(), &self.target.dir)?;
         Ok(self.first_generation)
     }
 
@@ -109,21 +161,16 @@ impl<'a> Rewrite<'a> {
     }
 
     /// A segment in a slot that had no file: whatever lies in the others may be evidence (L-T9).
-    fn prepare(&self) -> Result<SegmentFile, Error> {
-        let log = self.log;
-        let slot = log.state().slots.take_fresh();
-        let mut generation = 0;
-        log.meta.update(|meta| {
-            generation = meta.generation_next;
-            meta.generation_next += 1;
-        })?;
+    fn prepare(&mut self) -> Result<SegmentFile, Error> {
+        let (slot, generation) = (self.target.take)()?;
+        let target = &self.target;
         let header = SegmentHeader {
-            volume: log.ids.volume,
-            log: self.id,
+            volume: target.volume,
+            log: target.log,
             generation,
-            segment_bytes: log.ids.geometry.segment_bytes,
+            segment_bytes: target.segment_bytes,
         };
-        SegmentFile::prepare(&log.handles, &log.dir, slot, header)
+        SegmentFile::prepare(&target.handles, &target.dir, slot, header)
     }
 
     fn write(
@@ -138,15 +185,14 @@ impl<'a> Rewrite<'a> {
             kind,
             record_count: records.len(),
             frame_bytes: frame::frame_bytes(records.len(), payload),
-            log: self.id,
+            log: self.target.log,
             generation: active.generation,
             sequence: self.link.sequence,
             previous: self.link.previous,
             offset: self.at,
-            // Nobody reads it before all of it is durable.
-            frontier: self.head,
-            committed: self.log.frontiers().committed.min(self.head),
-            timestamp_ns: self.log.clock.unix_ns(),
+            frontier: self.head.min(self.target.frontier_max),
+            committed: self.target.committed.min(self.head),
+            timestamp_ns: self.target.clock.unix_ns(),
             after: self.head,
             next_generation,
         };

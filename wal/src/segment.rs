@@ -327,16 +327,30 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// What is there instead.
     pub(crate) fn frame_at(&mut self, offset: u64) -> Result<FoundFrame, Damage> {
+        self.frame_of(offset, true)
+    }
+
+    /// The frame at `offset` of an earlier life of this file, sound in itself.
+    ///
+    /// # Errors
+    /// What is there instead.
+    pub(crate) fn stale_at(&mut self, offset: u64) -> Result<FoundFrame, Damage> {
+        self.frame_of(offset, false)
+    }
+
+    /// A frame of the present life, or of an earlier one: of this log, or with records of this
+    /// volume.
+    fn frame_of(&mut self, offset: u64, present: bool) -> Result<FoundFrame, Damage> {
         let used = FrameHeader::peek(self.bytes(offset, frame::layout::BYTES)?)?;
         let (header, records, digest) = FrameHeader::decode(self.bytes(offset, used)?)?;
-        let ours = header.log == self.identity.log
-            && header.generation == self.identity.generation
-            && header.offset == offset;
-        if !ours
-            || records
-                .iter()
-                .any(|record| record.volume != self.identity.volume)
-        {
+        let identity = &self.identity;
+        let of_log = header.log == identity.log;
+        let ours = match present {
+            true => of_log && header.generation == identity.generation,
+            false => (of_log || !records.is_empty()) && header.generation < identity.generation,
+        };
+        let foreign = |record: &RecordHeader| record.volume != identity.volume;
+        if !ours || header.offset != offset || records.iter().any(foreign) {
             return Err(Damage::Identity);
         }
         let mut payload_at = offset + frame::payload_at(records.len()) as u64;

@@ -4,6 +4,7 @@
 mod backend;
 mod bench;
 mod damage;
+mod dump;
 mod files;
 mod kill;
 mod wrong_use;

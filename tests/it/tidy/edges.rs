@@ -24,6 +24,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("memmap2", &["seawall-wal"]),
     ("io-uring", &["seawall-wal"]),
     ("clap", &["seawall-tools"]),
+    ("humantime", &["seawall-tools"]),
     ("indicatif", &["seawall-tools"]),
     ("tempfile", &["seawall-tools", "seawall-peers"]),
     ("proptest", &[]),

@@ -31,7 +31,11 @@ fn known(source: &Source) -> Known {
     }
 }
 
-fn judge(disk: &Arc<dyn Disk>, source: &Source) -> Result<(Vec<Corrupt>, Vec<Corrupt>), Error> {
+/// Damage, and torn places.
+pub(super) fn judge(
+    disk: &Arc<dyn Disk>,
+    source: &Source,
+) -> Result<(Vec<Corrupt>, Vec<Corrupt>), Error> {
     let known = known(source);
     let mut judge = Judge::new(known);
     let mut in_header = true;

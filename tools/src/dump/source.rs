@@ -5,25 +5,35 @@ use std::sync::Arc;
 
 use seawall_wal::disk::{self, Disk};
 use seawall_wal::{
-    Corrupt, Damage, Error as WalError, Inspected, LogId, Lsn, Meta, MetaContents, inspect_segment,
+    BlockSize, Corrupt, Damage, Error as WalError, Inspected, LineageEntry, LogId, Lsn, Meta,
+    MetaContents, RecordHeader, VolumeId, inspect_segment,
 };
 
 use crate::common;
 use crate::error::Error;
 
 /// One segment file and what orders it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) name: String,
-    log: Option<LogId>,
-    generation: Option<u64>,
+    pub(super) volume: Option<VolumeId>,
+    pub(super) log: Option<LogId>,
+    pub(super) generation: Option<u64>,
     pub(super) first_sequence: Option<u64>,
     truncations: Vec<(u64, Lsn)>,
     /// Its first and last readable record.
     pub(super) lsns: Option<(Lsn, Lsn)>,
+    /// Size that the file was prepared with.
+    pub(super) size: u64,
+    /// Offset behind the last frame of this life.
+    pub(super) end: u64,
     /// Neither its header nor its first frame says whose it is.
-    headless: Option<Corrupt>,
+    pub(super) headless: Option<Corrupt>,
+    /// Who wrote its records: the first LSN of each stretch.
+    pub(super) lineage: Vec<LineageEntry>,
+    /// Block size, and the first block behind every record.
+    pub(super) shape: Option<(BlockSize, u64)>,
 }
 
 /// Segment files that belong together, in log order, with what meta says about them.
@@ -33,6 +43,8 @@ pub(super) struct Source {
     pub(super) dir: Option<PathBuf>,
     pub(super) meta: Option<MetaContents>,
     pub(super) segments: Vec<Segment>,
+    /// Segment files of other logs, before an install or a heal.
+    pub(super) others: Vec<Segment>,
     /// Damage of `meta`, and files that claim a life that another one has.
     pub(super) odd: Vec<Corrupt>,
 }
@@ -69,12 +81,13 @@ pub(super) fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error>
             hint: "give a volume directory, its wal directory or a .seg file",
         });
     }
-    put_in_order(&mut segments, meta.as_ref());
+    let others = put_in_order(&mut segments, meta.as_ref());
     odd.extend(twins(&segments));
     Ok(Source {
         dir: Some(path.into()),
         meta,
         segments,
+        others,
         odd,
     })
 }
@@ -122,16 +135,19 @@ fn lone(segment: Segment) -> Result<Source, Error> {
             dir: None,
             meta: None,
             segments: vec![segment],
+            others: Vec::new(),
             odd: Vec::new(),
         }),
     }
 }
 
-/// Log order is the order of frames, then of generations. Files of another log are left out.
-fn put_in_order(segments: &mut Vec<Segment>, meta: Option<&MetaContents>) {
-    if let Some(meta) = meta {
-        segments.retain(|segment| segment.log.is_none_or(|log| log == meta.log));
-    }
+/// Log order is the order of frames, then of generations. Files of another log are taken out.
+fn put_in_order(segments: &mut Vec<Segment>, meta: Option<&MetaContents>) -> Vec<Segment> {
+    let foreign = |segment: &mut Segment| match (meta, segment.log) {
+        (Some(meta), Some(log)) => log != meta.log,
+        _ => false,
+    };
+    let others = segments.extract_if(.., foreign).collect();
     segments.sort_by_key(|segment| {
         let last = u64::MAX;
         (
@@ -140,6 +156,7 @@ fn put_in_order(segments: &mut Vec<Segment>, meta: Option<&MetaContents>) {
             segment.name.clone(),
         )
     });
+    others
 }
 
 /// Reads a file once for what orders it.
@@ -148,25 +165,28 @@ fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
     let mut segment = Segment {
         path: path.into(),
         name: name.to_string_lossy().into_owned(),
-        log: None,
-        generation: None,
-        first_sequence: None,
-        truncations: Vec::new(),
-        lsns: None,
-        headless: None,
+        ..Segment::default()
     };
     let result = inspect_segment(disk, path, &mut |found| match found {
         Inspected::Segment {
-            log, generation, ..
+            volume,
+            log,
+            generation,
+            segment_bytes,
         } => {
+            segment.volume = Some(volume);
             segment.log = Some(log);
             segment.generation = Some(generation);
+            segment.size = segment_bytes;
         }
         Inspected::Frame {
+            offset,
+            bytes,
             sequence,
             truncated_after,
             ..
         } => {
+            segment.end = offset + bytes;
             segment.first_sequence.get_or_insert(sequence);
             let cut = truncated_after.map(|after| (sequence, after));
             segment.truncations.extend(cut);
@@ -174,6 +194,7 @@ fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
         Inspected::Record { header, .. } => {
             let first = segment.lsns.map_or(header.lsn, |(first, _)| first);
             segment.lsns = Some((first, header.lsn));
+            segment.learn(header);
         }
         Inspected::Damage(_) => {}
     });
@@ -182,6 +203,24 @@ fn survey(disk: &Arc<dyn Disk>, path: &Path) -> Result<Segment, Error> {
         other => other?,
     }
     Ok(segment)
+}
+
+impl Segment {
+    /// Remembers what tells the history and the shape of the volume where no meta does.
+    fn learn(&mut self, header: &RecordHeader) {
+        let end = header.lba.0 + u64::from(header.blocks);
+        let most = self.shape.map_or(0, |(_, most)| most);
+        self.shape = Some((header.block_size, end.max(most)));
+        let last = self.lineage.last();
+        let last = last.map(|entry| (entry.epoch, entry.incarnation));
+        if last != Some((header.epoch, header.incarnation)) {
+            self.lineage.push(LineageEntry {
+                epoch: header.epoch,
+                incarnation: header.incarnation,
+                first: header.lsn,
+            });
+        }
+    }
 }
 
 /// A live owner removed the file meanwhile: what it held was reclaimed.
