@@ -155,7 +155,7 @@ fn read(log: &Arc<Log>, cluster: &[Piece], batch: &mut Batch<'_>) -> Result<(), 
     if let [first, .., last] = cluster {
         let mut refused = None;
         let range = LsnRange::new(first.lsn.before(), last.lsn);
-        let scanned = log.scan(range, |header, payload| {
+        let scanned = log.scan_quietly(range, |header, payload| {
             while let Some(piece) = left.front().filter(|piece| piece.lsn == header.lsn) {
                 let taken = batch.take(piece, header.lba.0, payload);
                 left.pop_front();

@@ -95,6 +95,10 @@ impl Edge {
         let edge = &volume.edge;
         // OK because too much only makes the first capture early.
         edge.pace.appended(volume.log.retained_bytes());
+        if let Some(soft) = edge.background.retained_bytes_soft {
+            // What a capture frees is what the log grows by until the next one.
+            volume.log.keep_spare(soft);
+        }
         if edge.background == Background::OFF {
             return;
         }

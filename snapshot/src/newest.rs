@@ -76,6 +76,12 @@ impl Newest {
         &self.shards[to_usize(region % SHARDS)]
     }
 
+    /// The shard in which a range lies whole, when that is one alone.
+    fn only_shard(&self, range: &Range<u64>) -> Option<&Shard> {
+        let regions = regions(range);
+        (regions.end - regions.start == 1).then(|| self.shard(regions.start))
+    }
+
     /// The shards in which a range lies, in the order in which they are locked, each with the part
     /// that lies in it.
     fn parts(&self, range: &Range<u64>) -> impl Iterator<Item = (Range<u64>, &Shard)> {
@@ -127,6 +133,9 @@ impl Newest {
     /// Gives a record its place; readers see all of it or nothing.
     pub(crate) fn note(&self, place: &RecordPlace) {
         let range = place.lba.0..place.lba.0 + u64::from(place.blocks);
+        if let Some(shard) = self.only_shard(&range) {
+            return write_lock(&shard.index).note_newer(range, Version::of(place));
+        }
         let parts = self.parts(&range);
         let mut held: Vec<_> = parts
             .map(|(part, shard)| (part, write_lock(&shard.index)))
@@ -138,6 +147,9 @@ impl Newest {
 
     /// Every piece of a range of a few regions, gaps included, in order and as of one moment.
     pub(crate) fn pieces(&self, range: &Range<u64>) -> Vec<Piece> {
+        if let Some(shard) = self.only_shard(range) {
+            return read_lock(&shard.index).pieces(range.clone()).collect();
+        }
         let parts = self.parts(range);
         let mut held: Vec<_> = parts
             .map(|(part, shard)| (part, read_lock(&shard.index)))

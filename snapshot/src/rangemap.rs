@@ -45,6 +45,15 @@ impl<V: Copy> RangeMap<V> {
         value: V,
         gives_way: impl Fn(V) -> bool,
     ) {
+        if let Some(span) = self.spans.get_mut(&range.start)
+            && span.end == range.end
+        {
+            // A block that is written again and again is found once and changed in place.
+            if gives_way(span.value) {
+                span.value = value;
+            }
+            return;
+        }
         let free = |old: Option<V>| old.is_none_or(&gives_way);
         if self.pieces(range.clone()).all(|(_, old)| free(old)) {
             return self.insert(range, value);

@@ -8,7 +8,7 @@ use crate::disk;
 use crate::frame::FrameKind;
 use crate::index::{self, Scanned};
 use crate::log::Log;
-use crate::prepare::{READY_MIN, SPARE_BYTES_MAX};
+use crate::prepare::{READY_MIN, SPARE_BYTES_LEAST};
 use crate::retention::reclaim_floor;
 use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile, file_name};
 use crate::walk::{Link, Segment};
@@ -80,8 +80,9 @@ impl Log {
             return self.reclaim(wanted).map(|_| true);
         }
         // Segments first: an append may wait for one.
+        let spare_bytes = self.state().spare_bytes;
         let done =
-            self.prepare_one()? || self.seal_one(effort)? || self.remove_beyond(SPARE_BYTES_MAX)?;
+            self.prepare_one()? || self.seal_one(effort)? || self.remove_beyond(spare_bytes)?;
         Ok(done || self.disk.is_stepped() && self.attend_once())
     }
 
@@ -135,7 +136,7 @@ impl Log {
         go_on: impl Fn() -> bool,
     ) -> Result<Option<Scanned>, Error> {
         let identity = self.identity(file.generation);
-        let handle = file.reader()?;
+        let handle = file.medium()?;
         let mut scanner = Scanner::new(&handle, identity)?.in_small_reads();
         let mut scanned: Option<Scanned> = None;
         let mut link: Option<Link> = None;
@@ -171,6 +172,13 @@ impl Log {
             self.prepare_one_more()?;
         }
         Ok(wanted)
+    }
+
+    /// Keeps reclaimed files of so many bytes for reuse, where that is more than 256 MiB: as many as
+    /// one reclaim is going to free. Others are removed and made anew, zeros and all, by whoever
+    /// appends next.
+    pub fn keep_spare(&self, bytes: u64) {
+        self.state().spare_bytes = bytes.max(SPARE_BYTES_LEAST);
     }
 
     /// Removes a file beyond a pool of so many bytes, but never the last one (L-R4).

@@ -86,7 +86,7 @@ impl Place<'_> {
     /// what its owner's readers see.
     pub(crate) fn believable(&self, file: &SegmentFile) -> Result<Arc<File>, Error> {
         match self.writable && self.meta.clean_close.is_none() {
-            true => File::open_direct(self.disk, file.path(), OpenMode::Read).map(Arc::new),
+            true => file.medium().map(Arc::new),
             false => file.reader(),
         }
     }

@@ -15,8 +15,9 @@ use crate::state::State;
 
 /// Prepared segments kept ready once the active one fills.
 pub(crate) const READY_MIN: usize = 2;
-/// Bytes of files kept for reuse beyond the ready ones; more are removed (L-R4).
-pub(crate) const SPARE_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of files kept for reuse beyond the ready ones, unless somebody needs more; others are
+/// removed (L-R4).
+pub(crate) const SPARE_BYTES_LEAST: u64 = 256 << 20;
 
 impl Log {
     /// Waits until `bytes` more may be queued: for the disk when much is on its way, and for a

@@ -8,7 +8,7 @@ use crate::log::Log;
 use crate::record::{Record, RecordHeader};
 use crate::report::{Gap, RecordPlace};
 use crate::retention::WalPin;
-use crate::scan::Scan;
+use crate::scan::{Scan, Way};
 use crate::{Damage, Error, Lsn, LsnRange};
 
 impl Log {
@@ -51,7 +51,7 @@ impl Log {
         self.prove(range)
             .map_err(|gap| self.gap_error(gap, range))?;
         Ok(RecordReader {
-            scan: Scan::new(self, range),
+            scan: Scan::new(self, range, Way::Cached),
             pin,
         })
     }
@@ -122,10 +122,32 @@ impl Log {
         range: LsnRange,
         each: impl FnMut(&RecordHeader, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.scan_in(range, Way::Cached, each)
+    }
+
+    /// As [`Log::scan`], past the page cache and with small reads, one at a time: slower by itself,
+    /// and hardly felt by those who append meanwhile.
+    ///
+    /// # Errors
+    /// As [`Log::scan`].
+    pub fn scan_quietly<E: From<Error>>(
+        self: &Arc<Self>,
+        range: LsnRange,
+        each: impl FnMut(&RecordHeader, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.scan_in(range, Way::Medium, each)
+    }
+
+    fn scan_in<E: From<Error>>(
+        self: &Arc<Self>,
+        range: LsnRange,
+        way: Way,
+        each: impl FnMut(&RecordHeader, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let pin = self.pin(range.after, "scan")?;
         self.prove(range)
             .map_err(|gap| self.gap_error(gap, range))?;
-        pin.explain(Scan::new(self, range).run(each))
+        pin.explain(Scan::new(self, range, way).run(each))
     }
 
     /// Proves from the sealed indexes and the known damage that every record of the range is there

@@ -3,15 +3,25 @@
 
 use std::sync::Arc;
 
-use crate::disk::{Buffer, Bytes, MappedFile};
+use crate::disk::{Buffer, Bytes, File, MappedFile};
 use crate::entries::Source;
 use crate::frame::{self, FRAME_ALIGNMENT, FRAME_RECORDS_MAX, FrameKind};
 use crate::index::{Entry, PAGE_ENTRIES, SealedIndex, entries_of};
 use crate::log::{Ids, Log};
 use crate::record::{Record, RecordHeader};
-use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile};
+use crate::segment::{FIRST_FRAME_AT, SMALL_WINDOW_BYTES, Scanner, SegmentFile};
 use crate::state::Found;
 use crate::{Damage, Error, Lsn, LsnRange, RecordKind};
+
+/// How a scan gets at the bytes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Mapped where it is sealed (D23), through the page cache otherwise.
+    Cached,
+    /// Past the page cache, a little at a time: what no one else is about to read. The read-ahead
+    /// of a map asks the device for megabytes at once, and who writes to it waits for them.
+    Medium,
+}
 
 /// How much of a segment is held at once.
 #[derive(Clone, Copy, Debug)]
@@ -60,19 +70,24 @@ enum Held {
 /// while somebody may look at it.
 #[derive(Debug)]
 struct Window {
+    way: Way,
     width: Width,
     of: Option<Arc<SegmentFile>>,
     at: u64,
     held: Held,
+    /// A handle past the page cache, and on which segment.
+    medium: Option<(Arc<SegmentFile>, File)>,
 }
 
 impl Window {
-    fn new(width: Width) -> Window {
+    fn new(way: Way, width: Width) -> Window {
         Window {
+            way,
             width,
             of: None,
             at: 0,
             held: Held::Nothing,
+            medium: None,
         }
     }
 
@@ -126,17 +141,38 @@ impl Window {
         // Behind the last frame somebody may be writing.
         let left = usize::try_from(found.end.saturating_sub(at)).unwrap_or(usize::MAX);
         let wide = |width: usize| width.min(left).max(needed);
-        let (mapped, read) = (wide(self.width.mapped), wide(self.width.read));
         let held = std::mem::replace(&mut self.held, Held::Nothing);
         self.of = None;
+        let wider = match self.way {
+            Way::Cached => {
+                let (mapped, read) = (wide(self.width.mapped), wide(self.width.read));
+                Held::mapped(found, at, mapped, needed)
+                    .or_else(|| Held::read(held, &*found.file.reader().ok()?, at, read))
+            }
+            Way::Medium => {
+                // Frames are whole pages, so this does not reach behind the last one.
+                let read = wide(self.width.read.min(SMALL_WINDOW_BYTES));
+                let read = read.next_multiple_of(FRAME_ALIGNMENT);
+                self.medium(found)
+                    .and_then(|file| Held::read(held, file, at, read))
+            }
+        };
         // A bad sector costs what lies on it, not the window around it (L-E3).
-        self.held = Held::mapped(found, at, mapped, needed)
-            .or_else(|| Held::read(held, found, at, read))
-            .or_else(|| Held::read(Held::Nothing, found, at, needed))
-            .ok_or(Damage::Unreadable)?;
+        let narrow = || Held::read(Held::Nothing, &*found.file.reader().ok()?, at, needed);
+        self.held = wider.or_else(narrow).ok_or(Damage::Unreadable)?;
         self.at = at;
         self.of = Some(Arc::clone(&found.file));
         Ok(())
+    }
+
+    /// A handle past the page cache, kept as long as the scan is in this segment.
+    fn medium(&mut self, found: &Found) -> Option<&File> {
+        let ours = |(of, _): &(Arc<SegmentFile>, File)| Arc::ptr_eq(of, &found.file);
+        if !self.medium.as_ref().is_some_and(ours) {
+            let opened = found.file.medium().ok()?;
+            self.medium = Some((Arc::clone(&found.file), opened));
+        }
+        self.medium.as_ref().map(|(_, file)| file)
     }
 }
 
@@ -163,12 +199,12 @@ impl Held {
     }
 
     /// Reads into the buffer of `used`, if it has the size.
-    fn read(used: Held, found: &Found, at: u64, length: usize) -> Option<Held> {
+    fn read(used: Held, file: &File, at: u64, length: usize) -> Option<Held> {
         let buffer = match used {
             Held::Read(buffer) if buffer.len() >= length => buffer,
             _ => Buffer::zeroed(length),
         };
-        let read = found.file.reader().ok()?.read_into(at, buffer).ok()?;
+        let read = file.read_into(at, buffer).ok()?;
         (read.len() >= length).then_some(Held::Read(read))
     }
 }
@@ -220,13 +256,13 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn new(log: &Arc<Log>, range: LsnRange) -> Scan {
+    pub(crate) fn new(log: &Arc<Log>, range: LsnRange, way: Way) -> Scan {
         Scan {
             log: Arc::clone(log),
             range,
             batch: Batch::Queued(Vec::new().into_iter()),
-            headers: Window::new(HEADERS),
-            payloads: Window::new(PAYLOADS),
+            headers: Window::new(way, HEADERS),
+            payloads: Window::new(way, PAYLOADS),
         }
     }
 

@@ -19,7 +19,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"SEAWSEG1");
 const VERSION: u16 = 1;
 const WINDOW_BYTES: usize = 2 << 20;
 /// Window of a reader that others should hardly notice.
-const SMALL_WINDOW_BYTES: usize = 256 << 10;
+pub(crate) const SMALL_WINDOW_BYTES: usize = 256 << 10;
 
 pub(crate) mod layout {
     pub(crate) const MAGIC_AT: usize = 0;
@@ -186,6 +186,11 @@ impl SegmentFile {
                 .handles
                 .reader(Key::Segment(self.generation), &self.path),
         }
+    }
+
+    /// A handle that reads past the page cache where the system has a way, opened for its caller.
+    pub(crate) fn medium(&self) -> Result<File, Error> {
+        File::open_direct(self.handles.disk(), &self.path, OpenMode::Read)
     }
 
     /// Opens the file of a slot; a new one is filled with written zeros, so that no append changes

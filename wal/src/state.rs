@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::entries::{Entries, Source};
 use crate::flight::{Flight, Wakers};
 use crate::known::KnownDamage;
+use crate::prepare::SPARE_BYTES_LEAST;
 use crate::record::Record;
 use crate::report::{Frontiers, Gap, ReplayReport, ScanEnd, Stats};
 use crate::retention::Registry;
@@ -48,6 +49,8 @@ pub(crate) struct State {
     pub(crate) attended: bool,
     pub(crate) segments: Vec<Segment>,
     pub(crate) slots: Slots,
+    /// Bytes of files kept for reuse beyond the ready ones.
+    pub(crate) spare_bytes: u64,
     /// Prepared for their next life.
     pub(crate) ready: Vec<Arc<SegmentFile>>,
     /// Reclaimed; reusable once no reader holds them.
@@ -328,6 +331,7 @@ impl State {
             attended: false,
             segments: walk.segments,
             slots: walk.slots,
+            spare_bytes: SPARE_BYTES_LEAST,
             ready: Vec::new(),
             retired: Vec::new(),
             link: walk.link,

@@ -5,6 +5,7 @@ use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes whose first one lies on a 4096-byte boundary. Its length can shrink and never grow.
 pub struct Buffer {
@@ -24,10 +25,17 @@ impl Buffer {
     #[must_use]
     pub fn zeroed(length: usize) -> Buffer {
         let layout = layout_of(length);
-        // SAFETY: the layout has a size of at least one byte.
-        let start = unsafe { alloc_zeroed(layout) };
+        let kept = take_page(layout).inspect(|page| {
+            // SAFETY: a page has the size of the layout and belongs to nobody else.
+            unsafe { page.as_ptr().write_bytes(0, layout.size()) };
+        });
+        let start = kept.unwrap_or_else(|| {
+            // SAFETY: the layout has a size of at least one byte.
+            let start = unsafe { alloc_zeroed(layout) };
+            NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout))
+        });
         Buffer {
-            start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)),
+            start,
             length,
             layout,
         }
@@ -51,9 +59,11 @@ impl Buffer {
         let lengths = parts.iter().map(|part| part.len());
         let length = lengths.fold(0, usize::saturating_add);
         let layout = layout_of(length);
-        // SAFETY: the layout has a size of at least one byte.
-        let start = unsafe { alloc(layout) };
-        let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+        let start = take_page(layout).unwrap_or_else(|| {
+            // SAFETY: the layout has a size of at least one byte.
+            let start = unsafe { alloc(layout) };
+            NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout))
+        });
         let mut filled = 0;
         for part in parts {
             // SAFETY: the parts add up to `length`, which the allocation holds; it is new, so that
@@ -77,9 +87,48 @@ impl Buffer {
     }
 }
 
+/// A small buffer takes a whole page, which its alignment costs it in any case.
 fn layout_of(length: usize) -> Layout {
-    Layout::from_size_align(length.max(1), Buffer::ALIGNMENT)
+    Layout::from_size_align(length.max(PAGE_BYTES), Buffer::ALIGNMENT)
         .expect("buffer lengths are bounded by the format")
+}
+
+/// The size of nearly every buffer of a server whose clients write single blocks.
+const PAGE_BYTES: usize = 4096;
+/// Pages kept for the next buffers: 4 MiB.
+const PAGES_MAX: usize = 1024;
+
+/// Memory of a page that no buffer has.
+struct Page(NonNull<u8>);
+
+// SAFETY: nobody else has a pointer to the page.
+unsafe impl Send for Page {}
+
+/// Pages between two buffers. Aligned memory is expensive to get, and most of it is given back by
+/// another thread than the one that asked for it.
+static PAGES: Mutex<Vec<Page>> = Mutex::new(Vec::new());
+
+fn pages() -> MutexGuard<'static, Vec<Page>> {
+    // OK because the list is whole between any two of its calls.
+    PAGES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take_page(layout: Layout) -> Option<NonNull<u8>> {
+    let page = (layout.size() == PAGE_BYTES).then(|| pages().pop())?;
+    page.map(|Page(start)| start)
+}
+
+/// Whether the page is kept; otherwise it is the caller's to free.
+fn keep_page(start: NonNull<u8>, layout: Layout) -> bool {
+    if layout.size() != PAGE_BYTES {
+        return false;
+    }
+    let mut pages = pages();
+    let room = pages.len() < PAGES_MAX;
+    if room {
+        pages.push(Page(start));
+    }
+    room
 }
 
 impl Deref for Buffer {
@@ -100,6 +149,9 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if keep_page(self.start, self.layout) {
+            return;
+        }
         // SAFETY: `start` was allocated with this very layout and is freed once.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
