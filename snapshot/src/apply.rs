@@ -26,7 +26,9 @@ const SKIPPED_MAX: u64 = 1024;
 #[derive(Clone, Copy, Debug)]
 struct Piece {
     lsn: Lsn,
-    /// First block.
+    /// First block of the record.
+    first: u64,
+    /// First block of the piece.
     lba: u64,
     blocks: u32,
     /// Number of its first block among all that take payload, in order of LBA.
@@ -60,9 +62,10 @@ impl Plan {
         let mut number = 0;
         for (range, version) in touched.iter() {
             let blocks = payload_blocks(&range, version.content);
-            if blocks > 0 {
+            if let Content::Payload { first } = version.content {
                 pieces.push(Piece {
                     lsn: version.lsn,
+                    first,
                     lba: range.start,
                     blocks: u32::try_from(blocks).expect("a record has 32-bit counts"),
                     number: u32::try_from(number).expect("a checkpoint has bounded records"),
@@ -125,7 +128,14 @@ impl Plan {
         }
         let pieces = std::mem::take(&mut self.pieces);
         let mut batch = Batch::of(volume, self);
-        for cluster in pieces.chunk_by(|a, b| b.lsn.get() - a.lsn.get() <= SKIPPED_MAX) {
+        let mut stored = Vec::new();
+        for piece in pieces {
+            match volume.newest.payload(piece.lsn, piece.first) {
+                Some(payload) => batch.take(&piece, &payload)?,
+                None => stored.push(piece),
+            }
+        }
+        for cluster in stored.chunk_by(|a, b| b.lsn.get() - a.lsn.get() <= SKIPPED_MAX) {
             read(&volume.log, cluster, &mut batch)?;
         }
         batch.write()?;
@@ -157,7 +167,7 @@ fn read(log: &Arc<Log>, cluster: &[Piece], batch: &mut Batch<'_>) -> Result<(), 
         let range = LsnRange::new(first.lsn.before(), last.lsn);
         let scanned = log.scan_quietly(range, |header, payload| {
             while let Some(piece) = left.front().filter(|piece| piece.lsn == header.lsn) {
-                let taken = batch.take(piece, header.lba.0, payload);
+                let taken = batch.take_copy(piece, payload);
                 left.pop_front();
                 taken.inspect_err(|error: &Error| refused = Some(error.clone()))?;
             }
@@ -173,7 +183,7 @@ fn read(log: &Arc<Log>, cluster: &[Piece], batch: &mut Batch<'_>) -> Result<(), 
     while let Some(lsn) = left.front().map(|piece| piece.lsn) {
         let record = log.read_record(lsn)?;
         while let Some(piece) = left.front().filter(|piece| piece.lsn == lsn) {
-            batch.take(piece, record.header().lba.0, record.payload())?;
+            batch.take(piece, record.payload())?;
             left.pop_front();
         }
     }
@@ -206,17 +216,36 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Takes a piece out of the payload of its record, which begins at block `first`.
-    fn take(&mut self, piece: &Piece, first: u64, payload: &[u8]) -> Result<(), Error> {
+    /// Takes a piece out of the payload of its record.
+    fn take(&mut self, piece: &Piece, payload: &Bytes) -> Result<(), Error> {
+        let part = self.part(piece);
+        match part == (0..payload.len()) {
+            true => self.gather(piece, Bytes::clone(payload)),
+            false => self.take_copy(piece, payload),
+        }
+    }
+
+    /// As [`Batch::take`], of a payload that goes away.
+    fn take_copy(&mut self, piece: &Piece, payload: &[u8]) -> Result<(), Error> {
+        let part = Buffer::copy_of(&payload[self.part(piece)]);
+        self.gather(piece, Arc::new(part))
+    }
+
+    /// Where a piece lies in the payload of its record.
+    fn part(&self, piece: &Piece) -> Range<usize> {
+        let shift = self.image.block_size().shift();
+        let skipped = to_usize((piece.lba - piece.first) << shift);
+        skipped..skipped + ((piece.blocks as usize) << shift)
+    }
+
+    fn gather(&mut self, piece: &Piece, payload: Bytes) -> Result<(), Error> {
         let block_size = self.image.block_size();
-        let skipped = to_usize((piece.lba - first) << block_size.shift());
-        let length = (piece.blocks as usize) << block_size.shift();
-        let payload = Buffer::copy_of(&payload[skipped..skipped + length]);
+        let length = payload.len();
         let numbers = piece.number as usize..(piece.number + piece.blocks) as usize;
         let placed = self.plan.placed.get(numbers.clone());
         let placed = placed.is_none_or(|placed| placed.iter().all(|placed| *placed));
         self.plan.sums[numbers].copy_from_slice(&block_sums(&payload, block_size));
-        self.gathered.push((piece.lba, Arc::new(payload), placed));
+        self.gathered.push((piece.lba, payload, placed));
         self.bytes += length;
         match self.bytes >= BATCH_BYTES {
             true => self.write(),

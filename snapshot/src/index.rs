@@ -80,9 +80,14 @@ impl Index {
         self.insert(blocks, Version::of(place));
     }
 
-    /// Gives `range` the version where it has none of a higher LSN.
-    pub(crate) fn note_newer(&mut self, range: std::ops::Range<u64>, version: Version) {
-        self.insert_where(range, version, |old| old.lsn < version.lsn);
+    /// Gives `range` the version where it has none of a higher LSN. What was replaced, if that was
+    /// one version of just this range.
+    pub(crate) fn note_newer(
+        &mut self,
+        range: std::ops::Range<u64>,
+        version: Version,
+    ) -> Option<Version> {
+        self.insert_where(range, version, |old| old.lsn < version.lsn)
     }
 }
 

@@ -112,6 +112,7 @@ mod pipe;
 mod preserve;
 mod rangemap;
 mod read;
+mod recent;
 mod repair;
 mod scrub;
 mod section;

@@ -9,10 +9,12 @@
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use seawall_wal::disk::Bytes;
 use seawall_wal::{Lsn, RecordPlace};
 
 use crate::error::Error;
 use crate::index::{Index, Version};
+use crate::recent::Recent;
 use crate::{read_lock, to_usize, write_lock};
 
 /// Neighbouring blocks of one shard: as many as a record of 4 KiB blocks has at most.
@@ -30,6 +32,7 @@ pub(crate) type Piece = (Range<u64>, Option<Version>);
 #[derive(Debug)]
 pub(crate) struct Newest {
     shards: Vec<Shard>,
+    recent: Recent,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +70,7 @@ impl Newest {
     pub(crate) fn of(places: &[RecordPlace]) -> Newest {
         let newest = Newest {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            recent: Recent::new(),
         };
         places.iter().for_each(|place| newest.note(place));
         newest
@@ -134,7 +138,11 @@ impl Newest {
     pub(crate) fn note(&self, place: &RecordPlace) {
         let range = place.lba.0..place.lba.0 + u64::from(place.blocks);
         if let Some(shard) = self.only_shard(&range) {
-            return write_lock(&shard.index).note_newer(range, Version::of(place));
+            let replaced = write_lock(&shard.index).note_newer(range, Version::of(place));
+            if let Some(replaced) = replaced {
+                self.recent.forget(replaced.lsn);
+            }
+            return;
         }
         let parts = self.parts(&range);
         let mut held: Vec<_> = parts
@@ -143,6 +151,19 @@ impl Newest {
         for (part, index) in &mut held {
             index.note_newer(part.clone(), Version::of(place));
         }
+    }
+
+    /// As [`Newest::note`], and keeps the payload at hand.
+    pub(crate) fn note_with(&self, place: &RecordPlace, payload: &Bytes) {
+        if !payload.is_empty() {
+            self.recent.keep(place.lsn, place.lba.0, payload);
+        }
+        self.note(place);
+    }
+
+    /// The payload of the record at `lsn` that begins at block `first`, if it is at hand.
+    pub(crate) fn payload(&self, lsn: Lsn, first: u64) -> Option<Bytes> {
+        self.recent.get(lsn, first)
     }
 
     /// Every piece of a range of a few regions, gaps included, in order and as of one moment.
@@ -189,6 +210,7 @@ impl Newest {
 
     /// Forgets every version at or below `through`: the image has it.
     pub(crate) fn forget(&self, through: Lsn) {
+        self.recent.forget_through(through);
         for shard in &self.shards {
             write_lock(&shard.index).retain(|version| version.lsn > through);
         }
@@ -205,6 +227,7 @@ impl Newest {
             .map(|shard| write_lock(&shard.index))
             .collect();
         let fresh = Newest::of(&change()?);
+        self.recent.clear();
         for (index, shard) in held.iter_mut().zip(fresh.shards) {
             **index = shard
                 .index

@@ -38,30 +38,31 @@ impl<V: Copy> RangeMap<V> {
         self.spans.insert(range.start, span);
     }
 
-    /// Gives those parts of `range` the value that have none, or one that `gives_way`.
+    /// Gives those parts of `range` the value that have none, or one that `gives_way`. A value that
+    /// had just this range and gave way is the answer.
     pub(crate) fn insert_where(
         &mut self,
         range: Range<u64>,
         value: V,
         gives_way: impl Fn(V) -> bool,
-    ) {
+    ) -> Option<V> {
         if let Some(span) = self.spans.get_mut(&range.start)
             && span.end == range.end
         {
             // A block that is written again and again is found once and changed in place.
-            if gives_way(span.value) {
-                span.value = value;
-            }
-            return;
+            let gives_way = gives_way(span.value);
+            return gives_way.then(|| std::mem::replace(&mut span.value, value));
         }
         let free = |old: Option<V>| old.is_none_or(&gives_way);
         if self.pieces(range.clone()).all(|(_, old)| free(old)) {
-            return self.insert(range, value);
+            self.insert(range, value);
+            return None;
         }
         let parts: Vec<_> = self.pieces(range).filter(|(_, old)| free(*old)).collect();
         for (part, _) in parts {
             self.insert(part, value);
         }
+        None
     }
 
     /// Keeps only what `keep` accepts.

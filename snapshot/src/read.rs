@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::error::Error;
 use crate::image::RUN_BYTES;
-use crate::index::Content;
+use crate::index::{Content, Version};
 use crate::newest::Piece;
 use crate::repair;
 use crate::volume::Volume;
@@ -82,7 +82,7 @@ impl Volume {
             let first = to_usize(piece.start - range.start) * size;
             let part = &mut out[first..first + to_usize(piece.end - piece.start) * size];
             match version {
-                Some(version) => version.read(&self.log, piece.start, part)?,
+                Some(version) => self.read_version(&version, piece.start, part)?,
                 None => {
                     if !self.read_image(piece.start, lookup.captures, part)? {
                         return Ok(false);
@@ -91,6 +91,17 @@ impl Volume {
             }
         }
         Ok(true)
+    }
+
+    fn read_version(&self, version: &Version, lba: u64, out: &mut [u8]) -> Result<(), Error> {
+        if let Content::Payload { first } = version.content
+            && let Some(payload) = self.newest.payload(version.lsn, first)
+        {
+            let skipped = to_usize((lba - first) << self.geometry.block_size.shift());
+            out.copy_from_slice(&payload[skipped..skipped + out.len()]);
+            return Ok(());
+        }
+        version.read(&self.log, lba, out)
     }
 
     fn read_image(&self, lba: u64, captures: u64, out: &mut [u8]) -> Result<bool, Error> {

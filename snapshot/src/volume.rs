@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use seawall_wal::disk::{Disk, File};
+use seawall_wal::disk::{Bytes, Disk, File};
 use seawall_wal::{
     Clock, Epoch, Geometry, Log, Lsn, LsnRange, Meta, PinBudget, PinInfo, Record, ReplayReport,
     Role, Ticket,
@@ -239,7 +239,10 @@ impl Volume {
     pub fn receive(&self, records: Vec<Record>) -> Result<Ticket, Error> {
         self.check_open()?;
         self.check_complete()?;
-        let places: Vec<_> = records.iter().map(place_of).collect();
+        let places: Vec<_> = records
+            .iter()
+            .map(|record| (place_of(record), Bytes::clone(record.payload())))
+            .collect();
         let bytes = records.iter().map(Record::bytes).sum::<usize>();
         self.edge.admit(bytes as u64);
         self.log.admit(bytes as u64)?;
@@ -249,8 +252,8 @@ impl Volume {
             let result = self.log.append_received(records);
             // S5: where one record is refused, those before it are in the log all the same.
             let taken = LsnRange::new(before, self.log.frontiers().head);
-            for place in places.iter().take(to_usize(taken.len())) {
-                self.newest.note(place);
+            for (place, payload) in places.iter().take(to_usize(taken.len())) {
+                self.newest.note_with(place, payload);
             }
             result
         };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use seawall_wal::disk::Buffer;
+use seawall_wal::disk::{Buffer, Bytes};
 use seawall_wal::{Change, Lba, Lsn, RecordHeader, RecordPlace, Ticket};
 
 use crate::error::Error;
@@ -134,7 +134,7 @@ impl Volume {
     /// Assigns the LSN and gives the record its place. The caller holds the gate of its blocks, so
     /// that nobody who has to see it looks in between (F6, P10).
     fn append(&self, change: Change) -> Result<Ticket, Error> {
-        let bytes = change.payload.len();
+        let payload = Bytes::clone(&change.payload);
         let mut place = RecordPlace {
             lsn: Lsn::ZERO,
             kind: change.kind,
@@ -144,8 +144,8 @@ impl Volume {
         };
         let ticket = self.log.append(vec![change])?;
         place.lsn = ticket.range().through;
-        self.newest.note(&place);
-        self.edge.appended(bytes + RecordHeader::BYTES);
+        self.newest.note_with(&place, &payload);
+        self.edge.appended(payload.len() + RecordHeader::BYTES);
         Ok(ticket)
     }
 
