@@ -174,9 +174,9 @@ impl Log {
         Ok(wanted)
     }
 
-    /// Keeps reclaimed files of so many bytes for reuse, where that is more than 256 MiB: as many as
-    /// one reclaim is going to free. Others are removed and made anew, zeros and all, by whoever
-    /// appends next.
+    /// Keeps reclaimed files of so many bytes for reuse, where that is more than 256 MiB: as many
+    /// as one reclaim is going to free. Others are removed, and made anew, zeros and all, as the
+    /// log grows.
     pub fn keep_spare(&self, bytes: u64) {
         self.state().spare_bytes = bytes.max(SPARE_BYTES_LEAST);
     }

@@ -29,8 +29,8 @@ pub struct Salvage {
 
 impl Salvage {
     /// Makes `dir`, whose parent must exist. `contents` is what the meta of the damaged volume
-    /// says, or as much of it as is known; it gets a log id of its own. `durable` is the highest frontier
-    /// that the damaged log recorded.
+    /// says, or as much of it as is known; it gets a log id of its own. `durable` is the highest
+    /// frontier that the damaged log recorded.
     ///
     /// # Errors
     /// [`Error::Io`]: of kind `AlreadyExists` when `dir` holds anything.
