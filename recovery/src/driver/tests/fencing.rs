@@ -1,6 +1,7 @@
 //! Peers that lie, mix up, or say nothing.
 
 use super::*;
+use seawall_wal::Meta;
 
 #[test]
 fn a_replica_of_another_volume_is_refused_and_unchanged() {
@@ -60,6 +61,82 @@ fn a_promised_epoch_ends_the_stream_and_deposes_the_old_primary() {
     let replica = lab.replica_at("r1", &address);
     assert_eq!(replica.status().epoch, 9);
     replica.shutdown().unwrap();
+}
+
+// A247, D5
+#[test]
+fn an_old_primary_that_returns_is_refused_and_cut_to_the_fork() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let (r1, r2) = (lab.replica("r1"), lab.replica("r2"));
+    let address = r2.address().to_string();
+    let quorum = |replicas: &[&Replica]| PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: PATIENCE,
+        ..options(replicas)
+    };
+    let served = lab.serve("p", quorum(&[&r1, &r2]));
+    let acknowledged = served.fill(0..20, 1);
+    served.in_sync("r1", acknowledged);
+    served.in_sync("r2", acknowledged);
+    r1.shutdown().unwrap();
+    r2.shutdown().unwrap();
+    // Nobody hears of these two.
+    let mut lost = Lsn::ZERO;
+    for block in [3, 4] {
+        let written = served
+            .primary
+            .write(block * BLOCK, &[9; BLOCK_BYTES], Durability::Volatile);
+        lost = written.unwrap();
+    }
+    served.primary.volume().flush().unwrap();
+    assert_eq!(lost, acknowledged.next().next());
+
+    let r2 = lab.replica("r2");
+    promise_epoch(&r2.address().to_string(), Epoch::new(2), false).unwrap();
+    r2.shutdown().unwrap();
+    lab.promote("r1", 2);
+    let r2 = lab.replica_at("r2", &address);
+    let deposed = served.primary.shared().wait(PATIENCE, |core| core.deposed);
+    assert_eq!(deposed, Some(Epoch::new(2)), "its streams are refused");
+    let refused = served.primary.write(0, &[8; 4096], Durability::Volatile);
+    assert!(matches!(refused, Err(Error::Deposed { .. })), "{refused:?}");
+    assert_eq!(r2.status().durable, acknowledged.get());
+    assert_eq!(served.primary.status().committed, acknowledged.get());
+    served.stop();
+
+    let (home, as_replica) = (lab.dir("p"), ReplicaOptions::default());
+    let serve = |options| Replica::serve(&lab.disk, &lab.clock, &home, "p", "127.0.0.1:0", options);
+    assert!(serve(as_replica.clone()).is_err(), "a primary's directory");
+    let meta = Meta::open(&lab.disk, &home, true).unwrap();
+    meta.update(|contents| contents.role = Role::Replica)
+        .unwrap();
+    drop(meta);
+    let old = serve(as_replica.clone()).unwrap();
+    assert_eq!(old.status().durable, lost.get());
+    let (members, at) = (quorum(&[&r2, &old]), old.address().to_string());
+    old.shutdown().unwrap();
+    // The new primary goes on without it: here the histories part.
+    let served = lab.serve("r1", members);
+    let forked = served.fill(30..35, 3);
+    let old = Replica::serve(&lab.disk, &lab.clock, &home, "p", &at, as_replica).unwrap();
+    served.in_sync("p", forked);
+    let record = served.last("p");
+    assert_eq!(record.truncated_to, Some(acknowledged.get()), "{record:#?}");
+    for block in 0..20_u8 {
+        let mut bytes = [0; BLOCK_BYTES];
+        let offset = u64::from(block) * BLOCK;
+        served.primary.read(offset, &mut bytes).unwrap();
+        assert_eq!(bytes, [block + 1; BLOCK_BYTES], "acknowledged");
+    }
+    let end = served.fill(10..30, 4);
+    for replica in [&r2, &old] {
+        served.in_sync(&replica.status().id.unwrap(), end);
+        assert_equal(served.primary.volume(), replica, end);
+    }
+    served.stop();
+    r2.shutdown().unwrap();
+    old.shutdown().unwrap();
 }
 
 // D5: two candidates that were given one epoch do not both get a majority for it.

@@ -4,8 +4,9 @@
 use super::*;
 use crate::driver::storage::VolumeStorage;
 use crate::id::ReplicaId;
-use crate::plan::{PinPart, PinRefusal, PinRefused, Storage as _};
+use crate::plan::{Pin as _, PinPart, PinRefusal, PinRefused, Storage as _};
 use crate::state::Entry;
+use seawall_wal::LsnRange;
 
 impl Served {
     fn is_marked(&self, id: &str) -> bool {
@@ -212,6 +213,39 @@ fn the_history_of_recoveries_survives_a_restart_with_its_proofs() {
     assert_eq!(served.primary.recoveries(), before);
     served.stop();
     replica.shutdown().unwrap();
+}
+
+// A236, D10: the pin of a full base keeps the log after its target, and the stream takes it over.
+#[test]
+fn the_log_after_a_full_base_stays_until_the_stream_has_moved_on() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let served = lab.serve("p", PrimaryOptions::default());
+    let target = served.fill(0..700, 1);
+    let volume = Arc::clone(served.primary.volume());
+    let mut storage = VolumeStorage {
+        volume: &volume,
+        owner: "test",
+    };
+    let mut pin = storage.pin_full_base(target).unwrap();
+    let end = served.fill(0..700, 2);
+    let readable = || {
+        volume.advance_tail(end).unwrap();
+        let records = volume.log().read(LsnRange::new(target, end)).unwrap();
+        records.filter(Result::is_ok).count() as u64
+    };
+    assert_eq!(readable(), end.get() - target.get());
+    let mut block = [0; BLOCK_BYTES];
+    pin.base().unwrap().read(5 * BLOCK, &mut block).unwrap();
+    assert_eq!(block, [6; BLOCK_BYTES], "the state at the target");
+    // The stream starts at the target, without the base.
+    pin.move_up(target);
+    assert_eq!(readable(), end.get() - target.get());
+    pin.move_up(end);
+    volume.advance_tail(end).unwrap();
+    assert!(volume.log().read(LsnRange::new(target, end)).is_err());
+    drop(pin);
+    served.stop();
 }
 
 // A183, H11: base and tail as one, or neither.

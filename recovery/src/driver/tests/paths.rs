@@ -52,7 +52,7 @@ fn a_replica_that_was_away_catches_up_under_live_writes() {
     drop(kept);
     let record = served.recovered("r1", "catch-up");
     assert_eq!((record.after, record.result.as_str()), (0, "in sync"));
-    // The frozen target lies between what was missed and the end (F10).
+    // The frozen target lies between what was missed and the end (1.10).
     assert!(record.through >= away.get() && record.through <= end.get());
     assert_eq!(record.records, record.through);
     assert_equal(served.primary.volume(), &replica, end);
