@@ -31,6 +31,7 @@ pub use crate::ack::AckRule;
 use crate::error::Error;
 use crate::message::{Body, Fence, Message};
 use crate::transport::ctl::{self, CtlListener};
+use crate::transport::tls::Security;
 use crate::transport::{Link, tcp};
 
 /// How long a tool waits for an answer.
@@ -140,9 +141,9 @@ pub fn query_ctl(dir: &Path) -> Result<Option<String>, Error> {
 /// Asks a replica, or a primary started with `listen`, for its status: one JSON object.
 ///
 /// # Errors
-/// [`Error::Socket`], [`Error::Address`], [`Error::Insecure`].
-pub fn query_status(address: &str, insecure: bool) -> Result<String, Error> {
-    let link = tcp::dial(address, insecure, ANSWER)?;
+/// [`Error::Socket`], [`Error::Address`], [`Error::Insecure`], [`Error::Tls`].
+pub fn query_status(address: &str, security: &Security) -> Result<String, Error> {
+    let link = tcp::dial(address, security, ANSWER)?;
     match ask(&link, Fence::default(), Body::StatusQuery)? {
         Body::StatusReply { json } => Ok(json),
         body => Err(unexpected(&link, &body, "StatusReply")),
@@ -153,8 +154,8 @@ pub fn query_status(address: &str, insecure: bool) -> Result<String, Error> {
 ///
 /// # Errors
 /// [`Error::Address`], [`Error::Insecure`].
-pub fn check_address(address: &str, insecure: bool) -> Result<(), Error> {
-    tcp::resolve(address, insecure).map(drop)
+pub fn check_address(address: &str, security: &Security) -> Result<(), Error> {
+    tcp::resolve(address, security).map(drop)
 }
 
 /// What a member reports once it has persisted a new epoch (D5).
@@ -181,9 +182,13 @@ pub struct PromiseReport {
 ///
 /// # Errors
 /// [`Error::Refused`] with the epoch it already promised when that is not lower, or because it
-/// holds no volume; [`Error::Socket`].
-pub fn promise_epoch(address: &str, epoch: Epoch, insecure: bool) -> Result<PromiseReport, Error> {
-    let link = tcp::dial(address, insecure, ANSWER)?;
+/// holds no volume; [`Error::Socket`], [`Error::Tls`].
+pub fn promise_epoch(
+    address: &str,
+    epoch: Epoch,
+    security: &Security,
+) -> Result<PromiseReport, Error> {
+    let link = tcp::dial(address, security, ANSWER)?;
     let fence = Fence {
         epoch: Some(epoch),
         ..Fence::default()

@@ -45,6 +45,16 @@ pub enum Error {
         /// For how long.
         silent: Duration,
     },
+    /// The peer says that it is alive and does not do what is due.
+    #[error("{peer} is alive, but {due} has been due for {stalled:?}")]
+    Stalled {
+        /// The peer.
+        peer: String,
+        /// What it owes.
+        due: &'static str,
+        /// For how long.
+        stalled: Duration,
+    },
     /// Bytes from the peer are no message of this protocol.
     #[error("{peer} sent a bad message: {what}")]
     Message {
@@ -71,9 +81,39 @@ pub enum Error {
         /// Why.
         reason: Refusal,
     },
+    /// A certificate, or what the peer said about ours, ends the connection.
+    #[error(
+        "no TLS with {peer}: {source}; look at the certificate, the key and the authority of both ends"
+    )]
+    Tls {
+        /// The peer.
+        peer: String,
+        /// The reason given.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// This end was told to speak TLS and the peer does not.
+    #[error("{peer} does not speak TLS; give it a certificate, a key and an authority too")]
+    PeerPlaintext {
+        /// The peer.
+        peer: String,
+    },
+    /// The peer speaks TLS and this end was not told to.
+    #[error("{peer} speaks TLS; pass --tls-cert, --tls-key and --tls-ca here too")]
+    PeerTls {
+        /// The peer.
+        peer: String,
+    },
+    /// A file of the TLS identity cannot be used.
+    #[error("{} {what}; give PEM files of a certificate, its key and the authority", path.display())]
+    TlsFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// An address outside this machine without transport security.
     #[error(
-        "{address} is not a loopback address and the link is not encrypted; pass --insecure to use it all the same"
+        "{address} is not a loopback address and the link is not encrypted; pass --tls-cert, --tls-key and --tls-ca, or --insecure-plaintext to use it all the same"
     )]
     Insecure {
         /// The address.

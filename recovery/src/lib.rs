@@ -78,6 +78,7 @@ pub use message::{Invalid, Refusal};
 pub use status::{
     FindStatus, PinStatus, RecoveryRecord, ReplicaStatus, ScrubStatus, SegmentStatus, Status,
 };
+pub use transport::tls::{Identity, Security, TlsFiles};
 
 /// The replication protocol: messages, state diagrams, failure table.
 #[doc = include_str!("../PROTOCOL.md")]

@@ -43,6 +43,8 @@ pub struct Status {
     pub needs_rebuild: bool,
     /// State of the link to the primary, on a live replica.
     pub link: Option<String>,
+    /// Why the last connection to this replica that failed did so, on a live replica.
+    pub link_cause: Option<String>,
     /// Every pin.
     pub pins: Vec<PinStatus>,
     /// Every replica, on a live primary.

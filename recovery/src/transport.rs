@@ -2,14 +2,15 @@
 //!
 //! - Messages arrive whole, in the order they were sent, each at most once, or not at all.
 //! - `send` blocks while the peer does not read; `close`, from any thread, ends that with an error.
-//! - `receive` gives `None` when nothing arrived within its timeout, and keeps what arrived in part
-//!   for the next call. It is called by one thread at a time; `send` by any number.
+//! - `receive` gives `None` when no message was whole within its timeout, however its bytes trickle,
+//!   and keeps what arrived in part for the next call. It is called by one thread at a time; `send` by any number.
 //! - After any error, and after `close`, the connection is over: every later call fails.
 //! - Nothing is trusted: whatever the peer sends, `receive` answers with a message or a typed
 //!   error, and allocates at most the limits of PROTOCOL.md.
 
 pub(crate) mod ctl;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 
 #[cfg(test)]
 pub(crate) mod memory;
@@ -28,6 +29,9 @@ pub(crate) trait Transport: Send + Sync + fmt::Debug {
 
     /// The next message, or `None` when `timeout` passed without one.
     fn receive(&self, timeout: Duration) -> Result<Option<Message>, Error>;
+
+    /// Bytes that arrived so far, those of a message that is not whole yet included.
+    fn received(&self) -> u64;
 
     /// Ends the connection; both sides notice.
     fn close(&self);

@@ -14,5 +14,6 @@ mod cli;
 mod demo;
 mod harness;
 mod nbd;
+mod recovery;
 mod tidy;
 mod torture;

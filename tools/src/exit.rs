@@ -66,7 +66,9 @@ impl Exit {
 
 fn of_recovery(error: &recovery::Error) -> Exit {
     match error {
-        recovery::Error::Address { .. } | recovery::Error::Insecure { .. } => Exit::Unusable,
+        recovery::Error::Address { .. }
+        | recovery::Error::Insecure { .. }
+        | recovery::Error::TlsFile { .. } => Exit::Unusable,
         // OK because everything else, now and later, is a command that started and failed.
         _ => Exit::Failed,
     }

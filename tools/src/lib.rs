@@ -20,6 +20,7 @@ mod error;
 pub mod exit;
 pub mod export;
 pub mod import;
+pub mod link;
 pub mod main_of;
 pub mod maintain;
 pub mod primary;

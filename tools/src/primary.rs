@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use seawall_recovery::{AckRule, Primary, PrimaryOptions, ReplicaAddress, Status};
+use seawall_recovery::{AckRule, Primary, PrimaryOptions, ReplicaAddress, Security, Status};
 use seawall_snapshot::Access;
 use seawall_wal::{ReplayReport, ScanEnd};
 use serde_json::json;
@@ -17,6 +17,7 @@ use crate::common;
 use crate::edge::{self, Event};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::link;
 
 /// How often the state of the replicas is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -38,9 +39,9 @@ pub struct Args {
     /// host:port that answers seawall status
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// Reach replicas outside this machine without encryption
-    #[arg(long)]
-    pub insecure: bool,
+    /// How replicas are reached and questions are answered
+    #[command(flatten)]
+    pub link: link::Args,
     /// Take commands on standard input, answer each with a line of JSON
     #[arg(long, hide = true)]
     pub commands: bool,
@@ -82,11 +83,12 @@ impl From<Ack> for AckRule {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::serving_disk()?;
     let events = edge::events(args.commands)?;
+    let options = options(args, args.link.security(&disk)?);
     let (volume, report) = common::open(&disk, &args.dir, Access::Primary)?;
     if let Some(damaged) = common::damaged(&args.dir, &report) {
         return Err(damaged);
     }
-    let primary = Primary::start(&disk, &common::clock(), volume.clone(), options(args))?;
+    let primary = Primary::start(&disk, &common::clock(), volume.clone(), options)?;
     let greeting = json!({
         "primary": args.dir,
         "listening": primary.listen_address().map(|address| address.to_string()),
@@ -121,7 +123,7 @@ fn end_of(report: &ReplayReport) -> String {
     }
 }
 
-fn options(args: &Args) -> PrimaryOptions {
+fn options(args: &Args, security: Security) -> PrimaryOptions {
     let usual = PrimaryOptions::default();
     PrimaryOptions {
         // A command may write gigabytes before it flushes.
@@ -133,7 +135,7 @@ fn options(args: &Args) -> PrimaryOptions {
         ack: args.ack.into(),
         rebuild_full: args.rebuild == Some(Rebuild::Full),
         listen: args.listen.clone(),
-        insecure: args.insecure,
+        security,
         ..usual
     }
 }

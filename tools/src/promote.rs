@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use seawall_recovery::{self as recovery, PromiseReport, Refusal, ReplicaAddress};
+use seawall_recovery::{self as recovery, PromiseReport, Refusal, ReplicaAddress, Security};
 use seawall_snapshot::{Access, Volume};
 use seawall_wal::{Epoch, LineageEntry, Lsn};
 
 use crate::common;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::link;
 
 /// Makes this directory the primary of a new epoch.
 ///
@@ -25,9 +26,9 @@ pub struct Args {
     /// Another member of the volume, the old primary included if it may return
     #[arg(long = "peer", value_name = "ID=ADDR")]
     pub peers: Vec<ReplicaAddress>,
-    /// Ask peers outside this machine without encryption
-    #[arg(long)]
-    pub insecure: bool,
+    /// How peers are asked
+    #[command(flatten)]
+    pub link: link::Args,
 }
 
 /// What decides between candidates: the newest lineage entry, then how far it is durable.
@@ -50,9 +51,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
             ours,
         });
     }
+    let security = args.link.security(&disk)?;
     let volume = common::open_whole(&disk, &args.dir, Access::Maintain)?;
     check_mark(args, &volume)?;
-    let reports = collect(args, epoch, &volume)?;
+    let reports = collect(args, epoch, &volume, &security)?;
     check_rank(&reports, own_rank(&volume))?;
     volume.promote(epoch)?;
     let durable = volume.log().frontiers().durable;
@@ -78,11 +80,16 @@ fn check_mark(args: &Args, volume: &Volume) -> Result<(), Error> {
 }
 
 /// The promises of the peers; with this node they must be a majority of the members.
-fn collect(args: &Args, epoch: Epoch, volume: &Volume) -> Result<Vec<PromiseReport>, Error> {
+fn collect(
+    args: &Args,
+    epoch: Epoch,
+    volume: &Volume,
+    security: &Security,
+) -> Result<Vec<PromiseReport>, Error> {
     let mut reports = Vec::new();
     let mut silent = None;
     for peer in &args.peers {
-        match recovery::promise_epoch(&peer.address, epoch, args.insecure) {
+        match recovery::promise_epoch(&peer.address, epoch, security) {
             Ok(report) => reports.push(checked(report, peer, volume)?),
             // A peer that cannot keep a promise makes none: it counts like one that is silent.
             Err(

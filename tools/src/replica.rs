@@ -13,6 +13,7 @@ use crate::common;
 use crate::edge::{self, Event};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::link;
 
 /// Receives the records of a primary and acknowledges them, until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
@@ -28,9 +29,9 @@ pub struct Args {
     /// The directory was a primary's whose epoch is over: it becomes a replica
     #[arg(long)]
     pub demote: bool,
-    /// Listen outside this machine without encryption
-    #[arg(long)]
-    pub insecure: bool,
+    /// How the primary is met
+    #[command(flatten)]
+    pub link: link::Args,
     /// Print the address as JSON, and end with standard input
     #[arg(long, hide = true)]
     pub attached: bool,
@@ -44,13 +45,13 @@ pub struct Args {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::serving_disk()?;
     let events = edge::events(args.attached)?;
+    let options = ReplicaOptions {
+        security: args.link.security(&disk)?,
+    };
     common::check_parent(&disk, &args.dir)?;
     if args.demote {
         demote(&disk, &args.dir)?;
     }
-    let options = ReplicaOptions {
-        insecure: args.insecure,
-    };
     let clock = common::clock();
     let replica = Replica::serve(&disk, &clock, &args.dir, &args.id, &args.listen, options)?;
     announce(args, &replica, out)?;

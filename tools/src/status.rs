@@ -12,6 +12,7 @@ use std::path::Path;
 use crate::common;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::link;
 
 /// Shows frontiers, pins, replicas and segments of a volume.
 #[derive(Debug, clap::Args)]
@@ -22,9 +23,9 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Ask an address outside this machine without encryption
-    #[arg(long)]
-    pub insecure: bool,
+    /// How an address is asked
+    #[command(flatten)]
+    pub link: link::Args,
 }
 
 /// Runs the command.
@@ -34,7 +35,7 @@ pub struct Args {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::disk();
     let text = match is_address(&args.place) {
-        true => recovery::query_status(&args.place, args.insecure)?,
+        true => recovery::query_status(&args.place, &args.link.security(&disk)?)?,
         false => of_dir(&disk, Path::new(&args.place))?,
     };
     match args.json {

@@ -238,7 +238,7 @@ fn a_wrong_lsn_or_epoch_is_refused_before_anything_is_opened_for_writing() {
         dir: bench.volume(),
         epoch: 1,
         peers: Vec::new(),
-        insecure: false,
+        link: crate::link::Args::default(),
     };
     let refused = promote::run(&promote, &mut Vec::new()).unwrap_err();
     assert!(matches!(refused, Error::EpochTooLow { .. }), "{refused}");

@@ -32,6 +32,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long a checkpoint that is under way may keep a rebuild waiting for a trusted base.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(10);
+/// A replica that writes or reads a whole base is not stalled at this rate or above.
+const BASE_BYTES_PER_S_MIN: u64 = 4 << 20;
 /// How often the speaker looks whether it should stop.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
@@ -95,7 +97,7 @@ struct Planned {
 fn attempt(shared: &Shared, replica: &ReplicaId) -> Result<Next, Error> {
     let kind = next_kind(shared, replica)?;
     let address = shared.core().extras[replica].address.clone();
-    let link = tcp::dial(&address, shared.options.insecure, DIAL)?;
+    let link = tcp::dial(&address, &shared.options.security, DIAL)?;
     let (session, epoch) = shared.step(|core, now| {
         let options = SessionOptions {
             kind,
@@ -209,7 +211,7 @@ fn conclude(shared: &Shared, replica: &ReplicaId, session: SessionId, error: &Er
 
 fn link_end(error: &Error) -> LinkEnd {
     match error {
-        Error::Silent { .. } => LinkEnd::Silence,
+        Error::Silent { .. } | Error::Stalled { .. } => LinkEnd::Silence,
         _ => LinkEnd::Closed,
     }
 }
@@ -237,9 +239,11 @@ fn stream_end(error: &Error) -> StreamEnd {
 fn invalidation(error: &Error, stopping: bool) -> Invalidation {
     match error {
         _ if stopping => Invalidation::ExecutorCancelled(Cancelled::Closing),
-        Error::Silent { .. } | Error::Closed { .. } | Error::Socket { .. } => {
-            Invalidation::LinkLost(link_end(error))
-        }
+        Error::Silent { .. }
+        | Error::Stalled { .. }
+        | Error::Closed { .. }
+        | Error::Socket { .. }
+        | Error::Tls { .. } => Invalidation::LinkLost(link_end(error)),
         error => match log_error(error) {
             Some(LogError::Hole { lsn }) => Invalidation::ReadFailed { lsn: *lsn },
             Some(LogError::Corrupt(corrupt)) => Invalidation::ReadFailed {
@@ -483,9 +487,24 @@ impl Attempt<'_> {
         }
     }
 
-    /// The next message for the speaker; silence ends the wait (D7).
+    /// How long the peer may take for an answer while it says that it is alive. What it answers
+    /// once it has read or written a whole base takes time in proportion to it.
+    fn answer_within(&self, expected: &str) -> u64 {
+        let whole = matches!(expected, "BaseReady" | "BaseInstalled" | "DigestReply")
+            || expected.starts_with("DigestReply");
+        let seconds = match whole {
+            true => self.shared.volume.size() / BASE_BYTES_PER_S_MIN,
+            false => 0,
+        };
+        self.shared.stall_ticks().saturating_add(seconds * 1000)
+    }
+
+    /// The next message for the speaker; silence ends the wait (D7), and so does a peer that is
+    /// alive and does not answer.
     pub(super) fn due(&self, expected: &'static str) -> Result<Body, Error> {
+        let (asked, allowed) = (self.shared.now(), self.answer_within(expected));
         loop {
+            self.check_stall(expected, asked, allowed)?;
             if let Some(body) = self.talk.receive(&self.inbox, LOOK)? {
                 return match body {
                     // A cumulative acknowledgement that crossed our question.
@@ -494,6 +513,20 @@ impl Attempt<'_> {
                 };
             }
             self.check_budget()?;
+        }
+    }
+
+    /// Ends what has been due since `asked` for more than `allowed` ticks.
+    pub(super) fn check_stall(
+        &self,
+        due: &'static str,
+        asked: Tick,
+        allowed: u64,
+    ) -> Result<(), Error> {
+        let waited = self.shared.now().since(asked);
+        match waited > allowed {
+            false => Ok(()),
+            true => Err(self.talk.stalled(due, Duration::from_millis(waited))),
         }
     }
 

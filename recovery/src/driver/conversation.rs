@@ -18,10 +18,32 @@ use crate::transport::Link;
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// After this long without a message we say that we are alive.
 pub(super) const ALIVE_AFTER: Duration = Duration::from_secs(1);
+/// So many bytes of a message that is not whole yet are a sign of life: a slow link is no silence,
+/// and a peer that trickles is none for long.
+const LIFE_BYTES: u64 = 64 << 10;
+/// A message that is not sent after this long never will be: the peer reads less than a link
+/// carries whose bytes are a sign of life.
+const SEND_MAX: Duration = Duration::from_secs(180);
 /// How often the listener looks at the clock.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// Messages that may wait for the speaker.
 pub(super) const INBOX_MAX: usize = 256;
+
+/// Bytes of a connection that were counted as a sign of life.
+#[derive(Debug, Default)]
+pub(super) struct Life(AtomicU64);
+
+impl Life {
+    /// Whether enough bytes arrived since this was true last.
+    pub(super) fn shows(&self, link: &Link) -> bool {
+        let arrived = link.received();
+        let enough = arrived >= self.0.load(Ordering::Relaxed) + LIFE_BYTES;
+        if enough {
+            self.0.store(arrived, Ordering::Relaxed);
+        }
+        enough
+    }
+}
 
 /// Both halves of one connection.
 #[derive(Debug)]
@@ -31,6 +53,9 @@ pub(super) struct Conversation {
     clock: Arc<dyn Clock>,
     heard_ns: AtomicU64,
     sent_ns: AtomicU64,
+    /// When the message under way was begun; 0 is none.
+    sending_ns: AtomicU64,
+    life: Life,
     sending: Mutex<()>,
     over: Mutex<Option<Error>>,
 }
@@ -44,6 +69,8 @@ impl Conversation {
             clock: Arc::clone(clock),
             heard_ns: AtomicU64::new(now),
             sent_ns: AtomicU64::new(now),
+            sending_ns: AtomicU64::new(0),
+            life: Life::default(),
             sending: Mutex::new(()),
             over: Mutex::new(None),
         }
@@ -68,7 +95,10 @@ impl Conversation {
 
     fn transmit(&self, body: Body) -> Result<(), Error> {
         let fence = self.fence;
+        let now = self.clock.monotonic_ns().max(1);
+        self.sending_ns.store(now, Ordering::Relaxed);
         let sent = self.link.send(&Message { fence, body });
+        self.sending_ns.store(0, Ordering::Relaxed);
         self.sent_ns
             .store(self.clock.monotonic_ns(), Ordering::Relaxed);
         sent
@@ -119,7 +149,12 @@ impl Conversation {
     fn hear(&self) -> Result<Option<Body>, Error> {
         let message = self.link.receive(LOOK)?;
         self.send_alive()?;
+        self.check_sending()?;
         let Some(message) = message else {
+            if self.life.shows(&self.link) {
+                let now = self.clock.monotonic_ns();
+                self.heard_ns.store(now, Ordering::Relaxed);
+            }
             let silent = self.since(&self.heard_ns);
             return match silent < SILENCE {
                 true => Ok(None),
@@ -142,6 +177,27 @@ impl Conversation {
             Body::Bye => Err(Error::Closed { peer }),
             Body::Alive => Ok(None),
             body => Ok(Some(body)),
+        }
+    }
+
+    /// A peer that says it is alive and reads nothing holds the speaker, not the session.
+    fn check_sending(&self) -> Result<(), Error> {
+        let stalled = match self.sending_ns.load(Ordering::Relaxed) {
+            0 => return Ok(()),
+            begun => self.since(&AtomicU64::new(begun)),
+        };
+        match stalled > SEND_MAX {
+            false => Ok(()),
+            true => Err(self.stalled("to read what was sent", stalled)),
+        }
+    }
+
+    /// The error for a peer that is alive and does not do what is due.
+    pub(super) fn stalled(&self, due: &'static str, stalled: Duration) -> Error {
+        Error::Stalled {
+            peer: self.peer(),
+            due,
+            stalled,
         }
     }
 

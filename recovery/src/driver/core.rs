@@ -181,6 +181,11 @@ impl Shared {
         Tick(self.clock.monotonic_ns() / TICK_NS)
     }
 
+    /// How long a peer that is alive may owe us something.
+    pub(super) fn stall_ticks(&self) -> u64 {
+        u64::try_from(self.options.stall_timeout.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Whether the ack rule has covered what we reopened with (D1). It never turns back.
     pub(super) fn is_confirmed(&self) -> bool {
         self.confirmed.load(Ordering::Acquire)

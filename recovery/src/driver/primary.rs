@@ -28,6 +28,7 @@ use crate::state::{Entry, StateLog};
 use crate::status::{RecoveryRecord, ReplicaStatus, Status};
 use crate::transport::Link;
 use crate::transport::tcp::{self, Listener};
+use crate::transport::tls::Security;
 
 /// How long committed may lag behind our own sync while nobody flushes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -73,10 +74,14 @@ pub struct PrimaryOptions {
     pub auto_rebuild: bool,
     /// Where to answer status queries over TCP.
     pub listen: Option<String>,
-    /// Allow addresses outside this machine without encryption.
-    pub insecure: bool,
+    /// How connections are protected.
+    pub security: Security,
     /// What one session may spend before it ends in needs rebuild (1.10).
     pub budget: Budget,
+    /// How long a replica that says it is alive may owe an acknowledgement or an answer before its
+    /// session or stream ends; answers that take a whole base get a second more for each 4 MiB of
+    /// the volume.
+    pub stall_timeout: Duration,
     /// How long flush, FUA and the first write after a reopen wait for the ack rule (D6).
     pub commit_timeout: Duration,
 }
@@ -89,8 +94,9 @@ impl Default for PrimaryOptions {
             rebuild_full: false,
             auto_rebuild: true,
             listen: None,
-            insecure: false,
+            security: Security::default(),
             budget: Budget::UNBOUNDED,
+            stall_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(30),
         }
     }
@@ -119,10 +125,10 @@ impl Primary {
         options: PrimaryOptions,
     ) -> Result<Primary, Error> {
         for replica in &options.replicas {
-            tcp::resolve(&replica.address, options.insecure)?;
+            tcp::resolve(&replica.address, &options.security)?;
         }
         let listener = match &options.listen {
-            Some(listen) => Some(Arc::new(Listener::bind(listen, options.insecure)?)),
+            Some(listen) => Some(Arc::new(Listener::bind(listen, &options.security)?)),
             None => None,
         };
         let now = Tick(clock.monotonic_ns() / 1_000_000);

@@ -8,7 +8,7 @@ use seawall_snapshot::{Access, CreateOptions, Error as VolumeError, Volume};
 use seawall_wal::{Epoch, Error as LogError, LsnRange, Role, Ticket, VolumeId};
 
 use super::beside;
-use super::conversation::{ALIVE_AFTER, Batch, LOOK, SILENCE};
+use super::conversation::{ALIVE_AFTER, Batch, LOOK, Life, SILENCE};
 use super::replica::{Current, Gate, PATIENCE, Shared};
 use crate::error::Error;
 use crate::id::SessionId;
@@ -177,10 +177,14 @@ impl Session<'_> {
 
     /// Receives and applies until the connection ends. The queue ends with this call.
     fn receive(&self, receiver: &mut Receiver, queue: SyncSender<Ticket>) -> Result<(), Error> {
-        let mut silent = Duration::ZERO;
+        let (mut silent, life) = (Duration::ZERO, Life::default());
         loop {
             let message = match self.link.receive(LOOK) {
                 Ok(Some(message)) => message,
+                Ok(None) if life.shows(self.link) => {
+                    silent = Duration::ZERO;
+                    continue;
+                }
                 Ok(None) if silent >= SILENCE => {
                     return Err(Error::Silent {
                         peer: self.link.peer().into(),

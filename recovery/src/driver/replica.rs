@@ -19,6 +19,7 @@ use crate::state::NodeState;
 use crate::status::Status;
 use crate::transport::Link;
 use crate::transport::tcp::Listener;
+use crate::transport::tls::Security;
 
 /// Time for a first message, and for a displaced session to end.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,8 +29,8 @@ const CONNECTIONS_MAX: usize = 64;
 /// How a replica listens.
 #[derive(Clone, Debug, Default)]
 pub struct ReplicaOptions {
-    /// Allow an address outside this machine without encryption.
-    pub insecure: bool,
+    /// How connections are protected.
+    pub security: Security,
 }
 
 /// A replica of one volume. Dropping it stops its threads and closes the volume.
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// What status shows of the session; a long step under the gate does not hide it.
     stage: Mutex<Option<Stage>>,
+    /// Why the last connection that failed did so.
+    cause: Mutex<Option<String>>,
 }
 
 /// Who may change the replica. Whatever a session applies, it applies under this lock, so nothing
@@ -105,13 +108,14 @@ impl Replica {
             clock: Arc::clone(clock),
             dir: dir.into(),
             id: id.into(),
-            listener: Listener::bind(listen, options.insecure)?,
+            listener: Listener::bind(listen, &options.security)?,
             threads: Threads::default(),
             volume: RwLock::new(None),
             ctl: Mutex::new(None),
             gate: Mutex::new(Gate::default()),
             changed: Condvar::new(),
-            stage: Mutex::new(None),
+            stage: Mutex::default(),
+            cause: Mutex::default(),
         });
         if let Some(volume) = volume {
             shared.adopt(volume)?;
@@ -214,11 +218,18 @@ impl Shared {
         status.id = Some(self.id.clone());
         let stage = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         status.link = Some(stage.map_or("disconnected", Stage::name).into());
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        status.link_cause.clone_from(&cause);
         status
     }
 
     pub(super) fn show(&self, stage: Option<Stage>) {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    fn remember(&self, error: &Error) {
+        let mut cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        *cause = Some(error.to_string());
     }
 
     /// Ends everything; a second call does nothing.
@@ -294,6 +305,7 @@ fn accept(shared: &Arc<Shared>) {
         shared.threads.start("seawall-receiver", move || {
             if let Err(error) = serve(&serving, &link) {
                 tracing::debug!(%error, "a connection ended");
+                serving.remember(&error);
                 let body = Body::Refused(receiver::refusal(&error));
                 let fence = Fence::default();
                 // OK because the peer is usually gone already.

@@ -9,6 +9,7 @@ use super::conversation::Batch;
 use super::storage::VolumeStorage;
 use super::tally::Tally;
 use crate::error::Error;
+use crate::id::Tick;
 use crate::message::Body;
 
 /// How a range of the log is sent, and who hears of it.
@@ -18,6 +19,20 @@ pub(super) enum Lane {
     CatchUp,
     /// The tail of a rebuild.
     Tail,
+}
+
+/// What a replica that was sent records owes.
+const ACK: &str = "an acknowledgement";
+
+/// Ticks between two looks at a stream that is busy.
+const LOOK_TICKS: u64 = 100;
+
+/// How far a replica came, and when.
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    lsn: Lsn,
+    at: Tick,
+    looked: Tick,
 }
 
 impl Attempt<'_> {
@@ -66,7 +81,7 @@ impl Attempt<'_> {
         lane: Lane,
         tally: &mut Tally,
     ) -> Result<(), Error> {
-        let mut reached = range.after;
+        let mut reached = self.reached(range.after);
         let mut batch = Batch::new();
         if !range.is_empty() {
             for record in self.shared.volume.log().read(range)? {
@@ -77,7 +92,7 @@ impl Attempt<'_> {
             }
             self.send_batch(batch, lane, tally)?;
         }
-        while reached < range.through {
+        while reached.lsn < range.through {
             self.take_progress(&mut reached, lane, LOOK)?;
         }
         tally.record.records = range.len();
@@ -103,7 +118,7 @@ impl Attempt<'_> {
 
     fn take_progress(
         &self,
-        reached: &mut Lsn,
+        reached: &mut Reached,
         lane: Lane,
         patience: Duration,
     ) -> Result<(), Error> {
@@ -112,7 +127,7 @@ impl Attempt<'_> {
             let Body::Ack { durable } = body else {
                 return Err(self.talk.unexpected(&body, "Ack"));
             };
-            if durable > *reached {
+            if durable > reached.lsn {
                 self.shared.step(|core, now| {
                     let call = self.call(now);
                     match lane {
@@ -120,10 +135,11 @@ impl Attempt<'_> {
                         Lane::Tail => core.orchestrator.tail_progress(call, durable),
                     }
                 })?;
-                *reached = durable;
+                *reached = self.reached(durable);
             }
             patience = Duration::ZERO;
         }
+        self.check_stall(ACK, reached.at, self.shared.stall_ticks())?;
         self.check_budget()
     }
 
@@ -138,6 +154,7 @@ impl Attempt<'_> {
         });
         let log = self.shared.volume.log();
         let (mut shipped, mut told) = (at, Lsn::ZERO);
+        let mut reached = self.reached(at);
         loop {
             let stopping = self.shared.stopping();
             let patience = u64::try_from(LOOK.as_nanos()).expect("a short time");
@@ -152,10 +169,35 @@ impl Attempt<'_> {
                 told = committed;
             }
             self.hear_stream()?;
+            self.check_stream(&mut reached, shipped)?;
             if stopping {
                 return self.talk.send(Body::Bye);
             }
         }
+    }
+
+    fn reached(&self, lsn: Lsn) -> Reached {
+        let at = self.shared.now();
+        let looked = at;
+        Reached { lsn, at, looked }
+    }
+
+    /// A stream whose acknowledgements stand still while something was shipped is no stream.
+    fn check_stream(&self, reached: &mut Reached, shipped: Lsn) -> Result<(), Error> {
+        if self.shared.now().since(reached.looked) < LOOK_TICKS {
+            return Ok(());
+        }
+        reached.looked = self.shared.now();
+        let acknowledged = {
+            let core = self.shared.core();
+            let sender = core.orchestrator.registry().sender(self.replica)?;
+            sender.view().stream.map(|stream| stream.acknowledged)
+        };
+        let lsn = acknowledged.unwrap_or(reached.lsn);
+        if lsn > reached.lsn || lsn >= shipped {
+            *reached = self.reached(lsn);
+        }
+        self.check_stall(ACK, reached.at, self.shared.stall_ticks())
     }
 
     fn ship(&self, range: LsnRange, committed: Lsn) -> Result<(), Error> {

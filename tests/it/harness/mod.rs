@@ -3,7 +3,9 @@
 mod command;
 mod data;
 mod node;
+pub(crate) mod pki;
 mod programs;
+pub(crate) mod proxy;
 
 pub(crate) use command::{Ended, run, seawall, wal_dump};
 pub(crate) use data::{Random, assert_same_file, scratch, write_file};

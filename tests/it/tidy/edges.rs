@@ -23,6 +23,8 @@ const MEMBER_EDGES: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("memmap2", &["seawall-wal"]),
     ("io-uring", &["seawall-wal"]),
+    ("rustls", &["seawall-recovery"]),
+    ("rcgen", &[]),
     ("clap", &["seawall-tools"]),
     ("humantime", &["seawall-tools"]),
     ("indicatif", &["seawall-tools"]),

@@ -1,8 +1,10 @@
 //! The `key=value` parameters of the command line.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use seawall_recovery::{AckRule, ReplicaAddress};
+use seawall_recovery::{AckRule, ReplicaAddress, Security, TlsFiles};
+use seawall_wal::disk::Disk;
 
 use crate::error::Error;
 
@@ -19,6 +21,9 @@ pub struct Config {
     /// Replicas, in the order given.
     pub replicas: Vec<ReplicaAddress>,
     ack: Option<AckRule>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_ca: Option<PathBuf>,
     insecure: Option<bool>,
 }
 
@@ -33,6 +38,9 @@ impl Config {
             segment_size: None,
             replicas: Vec::new(),
             ack: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_ca: None,
             insecure: None,
         }
     }
@@ -57,10 +65,13 @@ impl Config {
             }
             "ack" => once("ack", &mut self.ack, ack_rule(value)?),
             "replica" => self.add_replica(replica(value)?),
-            "insecure" => once(
-                "insecure",
+            "tls-cert" => once("tls-cert", &mut self.tls_cert, absolute(value)?),
+            "tls-key" => once("tls-key", &mut self.tls_key, absolute(value)?),
+            "tls-ca" => once("tls-ca", &mut self.tls_ca, absolute(value)?),
+            "insecure-plaintext" => once(
+                "insecure-plaintext",
                 &mut self.insecure,
-                yes_or_no("insecure", value)?,
+                yes_or_no("insecure-plaintext", value)?,
             ),
             _ => Err(Error::UnknownKey {
                 key: key.to_owned(),
@@ -102,10 +113,25 @@ impl Config {
         self.ack.unwrap_or_default()
     }
 
-    /// Whether replicas on other machines may be served without encryption.
-    #[must_use]
-    pub fn insecure(&self) -> bool {
-        self.insecure.unwrap_or(false)
+    /// How replicas are reached; reads the files of TLS.
+    ///
+    /// # Errors
+    /// [`Error::PartialTls`], [`Error::Recovery`] for a file that cannot be used.
+    pub fn security(&self, disk: &Arc<dyn Disk>) -> Result<Security, Error> {
+        let tls = (&self.tls_cert, &self.tls_key, &self.tls_ca);
+        match (tls, self.insecure.unwrap_or(false)) {
+            ((Some(certificate), Some(key), Some(authority)), false) => {
+                let files = TlsFiles {
+                    certificate: certificate.clone(),
+                    key: key.clone(),
+                    authority: authority.clone(),
+                };
+                Ok(Security::tls(disk, &files)?)
+            }
+            ((None, None, None), false) => Ok(Security::Loopback),
+            ((None, None, None), true) => Ok(Security::InsecurePlaintext),
+            _ => Err(Error::PartialTls),
+        }
     }
 }
 
@@ -207,6 +233,25 @@ mod tests {
         let ids: Vec<_> = config.replicas.iter().map(|r| r.id.as_str()).collect();
         assert_eq!(ids, ["a", "b"]);
         assert_eq!(config.replicas[1].address, "[::1]:7002");
+    }
+
+    #[test]
+    fn a_part_of_a_tls_identity_is_refused() {
+        let disk: Arc<dyn Disk> = seawall_wal::disk::FileDisk::new();
+        for pairs in [
+            vec![("tls-cert", "c.pem")],
+            vec![("tls-cert", "c.pem"), ("tls-key", "k.pem")],
+            vec![("tls-ca", "a.pem"), ("insecure-plaintext", "true")],
+        ] {
+            let pairs: Vec<_> = [("dir", "v")].into_iter().chain(pairs).collect();
+            let security = parse(&pairs).unwrap().security(&disk);
+            assert!(matches!(security, Err(Error::PartialTls)), "{pairs:?}");
+        }
+        let trusted = parse(&[("dir", "v"), ("insecure-plaintext", "yes")]).unwrap();
+        assert!(matches!(
+            trusted.security(&disk),
+            Ok(Security::InsecurePlaintext)
+        ));
     }
 
     #[test]

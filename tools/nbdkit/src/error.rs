@@ -14,7 +14,7 @@ pub enum Error {
     /// A key that the plugin does not know.
     #[error(
         "unknown parameter {key}; the parameters are dir, size, block-size, segment-size, \
-         replica, ack and insecure"
+         replica, ack, tls-cert, tls-key, tls-ca and insecure-plaintext"
     )]
     UnknownKey {
         /// The key.
@@ -48,6 +48,9 @@ pub enum Error {
     /// An ack rule that counts replicas, without one.
     #[error("ack counts replicas, and there is none; add replica=ID=ADDR")]
     AckWithoutReplica,
+    /// Parameters of TLS that are no whole, or that contradict each other.
+    #[error("TLS needs tls-cert, tls-key and tls-ca, all of them and without insecure-plaintext")]
+    PartialTls,
     /// There is no volume yet, and nobody said how large it is to be.
     #[error("{} holds no volume; add size=10G, say, to create one", path.display())]
     NothingThere {
@@ -126,6 +129,7 @@ impl Error {
             | Error::MissingDir
             | Error::DuplicateReplica { .. }
             | Error::AckWithoutReplica
+            | Error::PartialTls
             | Error::NothingThere { .. }
             | Error::OtherShape { .. }
             | Error::PartialBlock { .. } => Errno::INVAL,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use seawall_recovery::{Primary, PrimaryOptions, check_address};
+use seawall_recovery::{Primary, PrimaryOptions, Security, check_address};
 use seawall_snapshot::{Access, CreateOptions, Volume};
 use seawall_wal::disk::{Choice, Disk, open_backend};
 use seawall_wal::{
@@ -36,8 +36,9 @@ pub struct Opened {
 pub fn check(config: &Config) -> Result<(), Error> {
     let disk = open_backend(Choice::Auto)?;
     let dir = config.dir()?;
+    let security = config.security(&disk)?;
     for replica in &config.replicas {
-        check_address(&replica.address, config.insecure())?;
+        check_address(&replica.address, &security)?;
     }
     match Meta::open(&disk, dir, false) {
         Ok(meta) => check_shape(config, dir, meta.get().geometry)?,
@@ -64,7 +65,7 @@ pub fn open(config: &Config) -> Result<Opened, Error> {
     let engine: Box<dyn Engine> = match config.replicas.is_empty() {
         true => Box::new(Alone::start(volume)?),
         false => {
-            let options = primary_options(config);
+            let options = primary_options(config, config.security(&disk)?);
             let primary = Primary::start(&disk, &clock, volume, options)?;
             Box::new(Replicated::new(primary))
         }
@@ -85,11 +86,11 @@ fn damage_line(dir: &Path, loss: &LossReport) -> String {
     )
 }
 
-fn primary_options(config: &Config) -> PrimaryOptions {
+fn primary_options(config: &Config, security: Security) -> PrimaryOptions {
     PrimaryOptions {
         replicas: config.replicas.clone(),
         ack: config.ack(),
-        insecure: config.insecure(),
+        security,
         ..PrimaryOptions::default()
     }
 }

@@ -41,10 +41,10 @@ fn a_promised_epoch_ends_the_stream_and_deposes_the_old_primary() {
     let served = lab.serve("p", quorum);
     let lsn = served.fill(0..10, 1);
     served.in_sync("r1", lsn);
-    let report = promise_epoch(&address, Epoch::new(9), false).unwrap();
+    let report = promise_epoch(&address, Epoch::new(9), &Security::Loopback).unwrap();
     assert_eq!((report.epoch, report.durable), (Epoch::new(9), lsn));
     assert!(matches!(
-        promise_epoch(&address, Epoch::new(8), false),
+        promise_epoch(&address, Epoch::new(8), &Security::Loopback),
         Err(Error::Refused { reason: crate::message::Refusal::EpochTooOld { promised }, .. })
             if promised == Epoch::new(9)
     ));
@@ -148,7 +148,7 @@ fn an_epoch_is_promised_once_and_never_while_a_primary_serves_in_it() {
     let address = replica.address().to_string();
     let served = lab.serve("p", options(&[&replica]));
     served.in_sync("r1", Lsn::ZERO);
-    let refused = |epoch| match promise_epoch(&address, Epoch::new(epoch), false) {
+    let refused = |epoch| match promise_epoch(&address, Epoch::new(epoch), &Security::Loopback) {
         Err(Error::Refused {
             reason: crate::message::Refusal::EpochTooOld { promised },
             ..
@@ -156,7 +156,7 @@ fn an_epoch_is_promised_once_and_never_while_a_primary_serves_in_it() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(1), 1);
-    promise_epoch(&address, Epoch::new(2), false).unwrap();
+    promise_epoch(&address, Epoch::new(2), &Security::Loopback).unwrap();
     assert_eq!(refused(2), 2);
     served.stop();
     replica.shutdown().unwrap();
@@ -169,7 +169,7 @@ fn an_empty_directory_promises_nothing() {
     lab.create("p", 4 * MIB);
     let replica = lab.replica("r1");
     let address = replica.address().to_string();
-    let promised = promise_epoch(&address, Epoch::new(9), false);
+    let promised = promise_epoch(&address, Epoch::new(9), &Security::Loopback);
     assert!(
         matches!(
             promised,
@@ -182,7 +182,7 @@ fn an_empty_directory_promises_nothing() {
     );
     let served = lab.serve("p", options(&[&replica]));
     served.in_sync("r1", Lsn::ZERO);
-    promise_epoch(&address, Epoch::new(9), false).unwrap();
+    promise_epoch(&address, Epoch::new(9), &Security::Loopback).unwrap();
     served.stop();
     replica.shutdown().unwrap();
 }
@@ -271,7 +271,8 @@ fn a_replica_whose_state_digest_differs_is_never_in_sync() {
     let served = lab.serve("p", PrimaryOptions::default());
     served.fill(0..100, 1);
     served.stop();
-    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let listener =
+        crate::transport::tcp::Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let full = PrimaryOptions {
         rebuild_full: true,
         ..impostor_options(&listener)
@@ -297,7 +298,8 @@ fn a_replica_whose_state_digest_differs_is_never_in_sync() {
 fn an_acknowledgement_of_what_was_never_shipped_ends_the_stream() {
     let lab = Lab::new();
     lab.create("p", 4 * MIB);
-    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let listener =
+        crate::transport::tcp::Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let quorum = PrimaryOptions {
         ack: AckRule::Quorum,
         commit_timeout: PATIENCE,
@@ -321,7 +323,8 @@ fn a_reopened_primary_waits_for_the_answer_of_every_replica() {
     let lab = Lab::new();
     lab.create("p", 4 * MIB);
     let level = lab.replica("r2");
-    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let listener =
+        crate::transport::tcp::Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let mut quorum = PrimaryOptions {
         ack: AckRule::Quorum,
         commit_timeout: Duration::from_millis(200),
@@ -344,7 +347,8 @@ fn a_reopened_primary_waits_for_the_answer_of_every_replica() {
 fn a_message_of_another_session_has_no_effect() {
     let lab = Lab::new();
     lab.create("p", 4 * MIB);
-    let listener = crate::transport::tcp::Listener::bind("127.0.0.1:0", false).unwrap();
+    let listener =
+        crate::transport::tcp::Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let quorum = PrimaryOptions {
         ack: AckRule::Quorum,
         ..impostor_options(&listener)
@@ -411,7 +415,12 @@ fn silence_ends_a_connection_and_nothing_else() {
 }
 
 fn hello(replica: &Replica, epoch: u64, counter: u64, like: &Volume) -> Impostor {
-    let link = tcp::dial(&replica.address().to_string(), false, PATIENCE).unwrap();
+    let link = tcp::dial(
+        &replica.address().to_string(),
+        &Security::Loopback,
+        PATIENCE,
+    )
+    .unwrap();
     let impostor = Impostor {
         link,
         fence: Fence {

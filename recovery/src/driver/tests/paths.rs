@@ -197,7 +197,12 @@ fn an_ahead_replica_is_truncated_after_a_promotion() {
     served.primary.volume().flush().unwrap();
     served.in_sync("r2", ahead);
     served.stop();
-    let promised = promise_epoch(&r2.address().to_string(), Epoch::new(2), false).unwrap();
+    let promised = promise_epoch(
+        &r2.address().to_string(),
+        Epoch::new(2),
+        &Security::Loopback,
+    )
+    .unwrap();
     assert_eq!((promised.id.as_str(), promised.durable), ("r2", ahead));
     lab.promote("r1", 2);
     let served = lab.serve("r1", options(&[&r2]));

@@ -216,9 +216,9 @@ fn status_is_asked_over_tcp_and_through_the_ctl_socket() {
     served.in_sync("r1", lsn);
     let address = served.primary.listen_address().unwrap().to_string();
     let texts = [
-        query_status(&address, false).unwrap(),
+        query_status(&address, &Security::Loopback).unwrap(),
         query_ctl(&lab.dir("p")).unwrap().unwrap(),
-        query_status(&replica.address().to_string(), false).unwrap(),
+        query_status(&replica.address().to_string(), &Security::Loopback).unwrap(),
         query_ctl(&lab.dir("r1")).unwrap().unwrap(),
     ];
     let role = ["primary", "primary", "replica", "replica"];
@@ -232,7 +232,7 @@ fn status_is_asked_over_tcp_and_through_the_ctl_socket() {
     assert_eq!(status["replicas"][0]["state"], "in_sync");
     assert_eq!(status["replicas"][0]["lsn"], lsn.get());
     assert!(matches!(
-        promise_epoch(&address, Epoch::new(5), false),
+        promise_epoch(&address, Epoch::new(5), &Security::Loopback),
         Err(Error::Refused { .. })
     ));
     served.stop();

@@ -91,7 +91,10 @@ block-size=SIZE        Block size of a new volume: 512 to 64k, default 4k.
 segment-size=SIZE      Size of a log file of a new volume: 1M to 1G, default 64M.
 replica=ID=HOST:PORT   A replica to keep in step; may be repeated.
 ack=RULE               What a flush waits for: best-effort (default), quorum or all.
-insecure=true          Serve replicas on other machines without encryption.";
+tls-cert=FILE          Certificate (PEM); replicas are reached over TLS and have to show theirs.
+tls-key=FILE           Its private key.
+tls-ca=FILE            The authority that certificates of replicas are checked against.
+insecure-plaintext=true  Serve replicas on other machines without TLS.";
 
 static PLUGIN: Plugin = Plugin {
     struct_size: size_of::<Plugin>() as u64,

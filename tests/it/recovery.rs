@@ -1,0 +1,4 @@
+//! Replication between processes and over bad links.
+
+mod link;
+mod tls;
