@@ -6,6 +6,7 @@
 mod attempt;
 mod conversation;
 mod core;
+mod pace;
 mod primary;
 mod rebuild;
 mod receiving;

@@ -56,6 +56,7 @@ pub mod orchestrator;
 pub mod outcome;
 pub mod plan;
 mod planner;
+pub mod progress;
 pub mod promotion;
 pub mod rebuild;
 mod receiver;
@@ -67,6 +68,7 @@ mod status;
 pub mod stream;
 #[cfg(test)]
 mod testing;
+pub mod throttle;
 mod transport;
 
 pub use driver::{
@@ -76,7 +78,8 @@ pub use driver::{
 pub use error::Error;
 pub use message::{Invalid, Refusal};
 pub use status::{
-    FindStatus, PinStatus, RecoveryRecord, ReplicaStatus, ScrubStatus, SegmentStatus, Status,
+    FindStatus, PinStatus, ProgressStatus, RecoveryRecord, ReplicaStatus, ScrubStatus,
+    SegmentStatus, Status, ThrottleStatus,
 };
 pub use transport::tls::{Identity, Security, TlsFiles};
 

@@ -6,7 +6,9 @@ use seawall_snapshot::Volume;
 use seawall_wal::{PinInfo, Role, SegmentState};
 use serde::{Deserialize, Serialize};
 
+use crate::progress::{Phase, Progress};
 use crate::state::NodeState;
+use crate::throttle::ThrottleView;
 
 /// Status of one volume on one node. Field names are a contract with scripts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -49,6 +51,8 @@ pub struct Status {
     pub pins: Vec<PinStatus>,
     /// Every replica, on a live primary.
     pub replicas: Vec<ReplicaStatus>,
+    /// How recoveries give way to foreground writes, on a live primary.
+    pub throttle: Option<ThrottleStatus>,
     /// Segment files.
     pub segments: SegmentStatus,
     /// How far the scrub of a live process is and what it found.
@@ -137,6 +141,47 @@ pub struct ReplicaStatus {
     pub misassigned: bool,
     /// Chunks of the base done and to do, during a rebuild.
     pub chunks: Option<(u64, u64)>,
+    /// How far a recovery is that is under way.
+    pub progress: Option<ProgressStatus>,
+}
+
+/// How far a phase of a recovery is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ProgressStatus {
+    /// "queued", "catch-up", "base" or "tail".
+    pub phase: String,
+    /// Bytes of the image, in a base.
+    pub bytes_total: Option<u64>,
+    /// Bytes that are on the replica, in a base; what was skipped included, never above the total.
+    pub bytes_done: Option<u64>,
+    /// Bytes that match or are zero and were not sent, in a base.
+    pub bytes_skipped: Option<u64>,
+    /// Records to acknowledge, in a catch-up or a tail.
+    pub records_total: Option<u64>,
+    /// Records acknowledged, in a catch-up or a tail.
+    pub records_done: Option<u64>,
+    /// Bytes sent in this phase.
+    pub bytes_sent: u64,
+    /// Bytes sent in a second, of late; absent while unknown.
+    pub bytes_per_s: Option<u64>,
+    /// Seconds that the rest of this phase takes at its mean speed; absent while unknown, never
+    /// more than it was before.
+    pub eta_s: Option<f64>,
+}
+
+/// How recoveries give way to foreground writes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ThrottleStatus {
+    /// Bytes a second for all recoveries together; absent while nothing limits them.
+    pub limit_bytes_per_s: Option<u64>,
+    /// "free", "slow foreground", "floor" or "rising".
+    pub cause: String,
+    /// Slowest durable write or flush of the last tenth of a second that had one, in milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Above this a write is slow, in milliseconds; absent where recoveries run at full speed.
+    pub target_ms: Option<f64>,
+    /// What recoveries keep together, in bytes a second.
+    pub floor_bytes_per_s: u64,
 }
 
 /// Segment files by state.
@@ -240,6 +285,38 @@ impl PinStatus {
             bytes_left: pin.bytes_left,
             time_left_s: (pin.time_left_ns).map(|ns| Duration::from_nanos(ns).as_secs_f64()),
             broken: pin.broken.map(|why| why.to_string()),
+        }
+    }
+}
+
+impl ProgressStatus {
+    pub(crate) fn of(progress: &Progress) -> ProgressStatus {
+        let view = progress.view();
+        let base = view.phase == Phase::Base;
+        let records = matches!(view.phase, Phase::CatchUp | Phase::Tail);
+        ProgressStatus {
+            phase: view.phase.name().into(),
+            bytes_total: base.then_some(view.total),
+            bytes_done: base.then_some(view.done),
+            bytes_skipped: base.then_some(view.skipped),
+            records_total: records.then_some(view.total),
+            records_done: records.then_some(view.done),
+            bytes_sent: view.sent_bytes,
+            bytes_per_s: view.bytes_per_s,
+            eta_s: view.eta_ns.map(|ns| Duration::from_nanos(ns).as_secs_f64()),
+        }
+    }
+}
+
+impl ThrottleStatus {
+    pub(crate) fn of(view: &ThrottleView) -> ThrottleStatus {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        ThrottleStatus {
+            limit_bytes_per_s: view.limit_bytes_per_s,
+            cause: view.cause.name().into(),
+            latency_ms: view.latency_ns.map(|ns| ms(Duration::from_nanos(ns))),
+            target_ms: view.options.target.map(ms),
+            floor_bytes_per_s: view.options.floor_bytes_per_s,
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! - Messages arrive whole, in the order they were sent, each at most once, or not at all.
 //! - `send` blocks while the peer does not read; `close`, from any thread, ends that with an error.
-//! - `receive` gives `None` when no message was whole within its timeout, however its bytes trickle,
-//!   and keeps what arrived in part for the next call. It is called by one thread at a time; `send` by any number.
+//! - `receive` gives `None` when no message was whole within its timeout, however its bytes
+//!   trickle, and keeps what arrived in part for the next call. It is called by one thread at a
+//!   time; `send` by any number.
 //! - After any error, and after `close`, the connection is over: every later call fails.
 //! - Nothing is trusted: whatever the peer sends, `receive` answers with a message or a typed
 //!   error, and allocates at most the limits of PROTOCOL.md.

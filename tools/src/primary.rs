@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use seawall_recovery::throttle::ThrottleOptions;
 use seawall_recovery::{AckRule, Primary, PrimaryOptions, ReplicaAddress, Security, Status};
 use seawall_snapshot::Access;
 use seawall_wal::{ReplayReport, ScanEnd};
@@ -42,6 +43,21 @@ pub struct Args {
     /// How replicas are reached and questions are answered
     #[command(flatten)]
     pub link: link::Args,
+    /// Recoveries slow down while durable writes take longer than this many milliseconds; 0 lets
+    /// them run at full speed
+    #[arg(long, value_name = "MS", default_value_t = 10)]
+    pub recovery_latency_ms: u64,
+    /// Bytes a second that all recoveries keep together, however slow writes are
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = common::parse_size)]
+    pub recovery_floor: u64,
+    /// Recoveries that send at the same time; others wait with what they need pinned
+    #[arg(long, value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub recoveries: u64,
+    /// Seconds that a replica which says it is alive may owe an acknowledgement
+    #[arg(long, value_name = "S", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub stall_timeout: u64,
     /// Take commands on standard input, answer each with a line of JSON
     #[arg(long, hide = true)]
     pub commands: bool,
@@ -136,6 +152,13 @@ fn options(args: &Args, security: Security) -> PrimaryOptions {
         rebuild_full: args.rebuild == Some(Rebuild::Full),
         listen: args.listen.clone(),
         security,
+        throttle: ThrottleOptions {
+            target: (args.recovery_latency_ms > 0)
+                .then(|| Duration::from_millis(args.recovery_latency_ms)),
+            floor_bytes_per_s: args.recovery_floor,
+        },
+        recoveries_max: args.recoveries,
+        stall_timeout: Duration::from_secs(args.stall_timeout),
         ..usual
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use seawall_recovery as recovery;
 use seawall_snapshot::Access;
 use seawall_wal::disk::Disk;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 
 use crate::common;
@@ -123,6 +123,11 @@ fn print(text: &str, out: &mut dyn Write) -> Result<(), Error> {
     rows("pin", &status["pins"], &[&pin[..], &limits].concat(), out)?;
     let replica = ["id", "address", "state", "session", "lsn", "cause"];
     rows("replica", &status["replicas"], &replica, out)?;
+    for replica in status["replicas"].as_array().into_iter().flatten() {
+        let title = format!("recovery of {}", plain(&replica["id"]));
+        rows(&title, &json!([replica["progress"]]), &PROGRESS, out)?;
+    }
+    rows("throttle", &json!([status["throttle"]]), &THROTTLE, out)?;
     let recovery = ["replica", "outcome", "source", "proof", "result"];
     rows("recovery", &status["recoveries"], &recovery, out)
 }
@@ -135,9 +140,34 @@ fn plain(value: &Value) -> String {
     }
 }
 
+/// Fields of a recovery under way.
+const PROGRESS: [&str; 9] = [
+    "phase",
+    "bytes_total",
+    "bytes_done",
+    "bytes_skipped",
+    "records_total",
+    "records_done",
+    "bytes_sent",
+    "bytes_per_s",
+    "eta_s",
+];
+
+/// Fields of what slows recoveries.
+const THROTTLE: [&str; 5] = [
+    "cause",
+    "limit_bytes_per_s",
+    "latency_ms",
+    "target_ms",
+    "floor_bytes_per_s",
+];
+
 /// One line for each element of a list, with those fields that have a value.
 fn rows(title: &str, list: &Value, fields: &[&str], out: &mut dyn Write) -> Result<(), Error> {
     for row in list.as_array().into_iter().flatten() {
+        if row.is_null() {
+            continue;
+        }
         let shown = fields.iter().filter(|field| !row[**field].is_null());
         let text: Vec<String> = shown
             .map(|field| format!("{field} {}", plain(&row[*field])))
@@ -179,5 +209,33 @@ mod tests {
             "{told}"
         );
         assert!(!shown(None).contains("better"));
+    }
+
+    #[test]
+    fn a_recovery_under_way_and_what_slows_it_are_shown() {
+        let status = recovery::Status {
+            replicas: vec![recovery::ReplicaStatus {
+                id: "r1".into(),
+                progress: Some(recovery::ProgressStatus {
+                    phase: "base".into(),
+                    bytes_total: Some(100),
+                    bytes_done: Some(50),
+                    ..recovery::ProgressStatus::default()
+                }),
+                ..recovery::ReplicaStatus::default()
+            }],
+            throttle: Some(recovery::ThrottleStatus {
+                cause: "floor".into(),
+                ..recovery::ThrottleStatus::default()
+            }),
+            ..recovery::Status::default()
+        };
+        let mut out = Vec::new();
+        print(&status.to_json(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let progress = "recovery of r1: phase base, bytes_total 100, bytes_done 50";
+        assert!(text.contains(progress), "{text}");
+        assert!(text.contains("throttle: cause floor"), "{text}");
+        assert!(!text.contains("eta_s"), "unknown is not shown: {text}");
     }
 }

@@ -64,6 +64,7 @@ pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId) {
             extra.cause = Some(error.to_string());
             extra.misassigned = error.is_misassigned();
             extra.chunks = None;
+            extra.progress = None;
             Ok(extra.live.take().is_some())
         });
         if streamed.unwrap_or(false) {
@@ -473,6 +474,10 @@ impl Attempt<'_> {
         facts: &ReplicaFacts,
         tally: &mut Tally,
     ) -> Result<Option<Lsn>, Error> {
+        let _sending = match plan.work {
+            Work::CatchUp { .. } | Work::Rebuild { .. } => Some(self.queue()?),
+            Work::ZeroGap | Work::NeedsRebuild | Work::TruncateOnly { .. } => None,
+        };
         match plan.work {
             Work::ZeroGap => Ok(Some(facts.durable)),
             Work::NeedsRebuild => Ok(None),

@@ -1,6 +1,6 @@
 //! What the threads of a primary share: the deciding half behind one lock, and the volume.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,8 +16,10 @@ use crate::failure::Failure;
 use crate::history::Standing;
 use crate::id::{ReplicaId, SessionId, Tick};
 use crate::orchestrator::Orchestrator;
+use crate::progress::Progress;
 use crate::state::{Entry, StateLog};
 use crate::status::RecoveryRecord;
+use crate::throttle::{Throttle, ThrottleView};
 
 /// Nanoseconds of one tick.
 const TICK_NS: u64 = 1_000_000;
@@ -32,6 +34,8 @@ pub(super) struct Extra {
     pub(super) misassigned: bool,
     /// Chunks done and to do.
     pub(super) chunks: Option<(u64, u64)>,
+    /// How far the recovery under way is.
+    pub(super) progress: Option<Progress>,
     /// Last durable LSN that it reported.
     pub(super) durable: Option<Lsn>,
     /// A full base was asked for and has not completed yet (D11).
@@ -49,6 +53,9 @@ pub(super) struct Core {
     pub(super) state: StateLog,
     pub(super) extras: BTreeMap<ReplicaId, Extra>,
     pub(super) deposed: Option<Epoch>,
+    /// Recoveries that send, and those that wait for one of them to end, oldest first.
+    pub(super) sending: u64,
+    pub(super) queue: VecDeque<SessionId>,
     seen: u64,
 }
 
@@ -64,6 +71,8 @@ impl Core {
             state,
             extras,
             deposed: None,
+            sending: 0,
+            queue: VecDeque::new(),
             seen,
         }
     }
@@ -147,6 +156,7 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// Read by appends, written while records that only a replica holds are fetched (D1).
     pub(super) appends: RwLock<()>,
+    throttle: Mutex<Throttle>,
     confirmed: AtomicBool,
     deposed: AtomicBool,
     stopping: AtomicBool,
@@ -159,6 +169,7 @@ impl Shared {
         options: PrimaryOptions,
         core: Core,
     ) -> Shared {
+        let throttle = Throttle::new(options.throttle, clock.monotonic_ns());
         Shared {
             volume,
             clock,
@@ -166,6 +177,7 @@ impl Shared {
             core: Mutex::new(core),
             changed: Condvar::new(),
             appends: RwLock::new(()),
+            throttle: Mutex::new(throttle),
             confirmed: AtomicBool::new(false),
             deposed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -179,6 +191,32 @@ impl Shared {
 
     pub(super) fn now(&self) -> Tick {
         Tick(self.clock.monotonic_ns() / TICK_NS)
+    }
+
+    /// Runs foreground work that ends durable on our own disk, and tells the throttle how long it
+    /// took.
+    pub(super) fn in_foreground<R>(&self, work: impl FnOnce() -> R) -> R {
+        let begun = self.clock.monotonic_ns();
+        let result = work();
+        let now = self.clock.monotonic_ns();
+        self.throttle().wrote(now.saturating_sub(begun), now);
+        result
+    }
+
+    /// How long `bytes` of a recovery have to wait before they are read and sent.
+    pub(super) fn turn(&self, bytes: u64) -> Duration {
+        Duration::from_nanos(self.throttle().send(bytes, self.clock.monotonic_ns()))
+    }
+
+    pub(super) fn throttle_view(&self) -> ThrottleView {
+        let mut throttle = self.throttle();
+        throttle.advance(self.clock.monotonic_ns());
+        throttle.view()
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        // OK because it holds numbers, and any of them will do.
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long a peer that is alive may owe us something.

@@ -25,7 +25,8 @@ use crate::registry::{Assignment, Registry};
 use crate::sender::{Endpoint, SenderView};
 use crate::session::Phase;
 use crate::state::{Entry, StateLog};
-use crate::status::{RecoveryRecord, ReplicaStatus, Status};
+use crate::status::{ProgressStatus, RecoveryRecord, ReplicaStatus, Status, ThrottleStatus};
+use crate::throttle::ThrottleOptions;
 use crate::transport::Link;
 use crate::transport::tcp::{self, Listener};
 use crate::transport::tls::Security;
@@ -78,6 +79,11 @@ pub struct PrimaryOptions {
     pub security: Security,
     /// What one session may spend before it ends in needs rebuild (1.10).
     pub budget: Budget,
+    /// How recoveries give way to foreground writes.
+    pub throttle: ThrottleOptions,
+    /// Recoveries that send at the same time, at least 1. Others wait with what they need pinned,
+    /// so that waiting never makes more of them.
+    pub recoveries_max: u64,
     /// How long a replica that says it is alive may owe an acknowledgement or an answer before its
     /// session or stream ends; answers that take a whole base get a second more for each 4 MiB of
     /// the volume.
@@ -96,6 +102,8 @@ impl Default for PrimaryOptions {
             listen: None,
             security: Security::default(),
             budget: Budget::UNBOUNDED,
+            throttle: ThrottleOptions::default(),
+            recoveries_max: 4,
             stall_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(30),
         }
@@ -227,7 +235,7 @@ impl Primary {
     /// # Errors
     /// As [`Primary::write`].
     pub fn flush(&self) -> Result<Lsn, Error> {
-        let durable = self.shared.volume.flush()?;
+        let durable = self.shared.in_foreground(|| self.shared.volume.flush())?;
         self.wait_committed(durable, self.shared.options.commit_timeout)
     }
 
@@ -238,7 +246,13 @@ impl Primary {
     ) -> Result<Lsn, Error> {
         let lsn = {
             let _appending = self.admit()?;
-            write(&self.shared.volume)?
+            match durability {
+                Durability::Volatile => write(&self.shared.volume)?,
+                Durability::Durable => {
+                    let volume = &self.shared.volume;
+                    self.shared.in_foreground(|| write(volume))?
+                }
+            }
         };
         match durability {
             Durability::Volatile => Ok(lsn),
@@ -505,6 +519,7 @@ fn status(shared: &Shared) -> Status {
         .into_iter()
         .map(|sender| replica_status(&core.extras[&sender.replica], sender))
         .collect();
+    status.throttle = Some(ThrottleStatus::of(&shared.throttle_view()));
     status.recoveries = core.state.recoveries().to_vec();
     status
 }
@@ -530,5 +545,6 @@ fn replica_status(extra: &Extra, sender: SenderView) -> ReplicaStatus {
         cause: extra.cause.clone(),
         misassigned: extra.misassigned,
         chunks: extra.chunks,
+        progress: extra.progress.as_ref().map(ProgressStatus::of),
     }
 }

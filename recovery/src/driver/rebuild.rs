@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::message::{BaseBegin, BaseSource, Body};
 use crate::outcome::{Source, SourceKind};
 use crate::plan::Plan;
+use crate::progress::Phase;
 use crate::rebuild::{self, Compared, Install};
 
 /// Chunks in one offer, and offers under way: at most 32 MiB of chunks in memory.
@@ -118,6 +119,7 @@ impl Attempt<'_> {
             sums: Xxh3::new(),
             done: 0,
         };
+        self.begin_phase(Phase::Base, view.size());
         for chunk in Chunks::of(&**view) {
             transfer.take(chunk?)?;
         }
@@ -185,6 +187,7 @@ impl Transfer<'_, '_> {
                 bytes,
                 digest,
             } => {
+                self.attempt.pace(bytes.len() as u64)?;
                 self.sums.update(&digest.0.to_le_bytes());
                 let offered = Offered {
                     index,
@@ -288,6 +291,12 @@ impl Transfer<'_, '_> {
         self.done += chunks;
         let progress = Some((self.done, chunk_count(self.size)));
         let attempt = self.attempt;
+        let (done, sent) = (self.done * CHUNK_BYTES as u64, moved.bytes);
+        let skipped = self.tally.record.chunks_matched + self.tally.record.zero_chunks;
+        attempt.note(|progress, now| {
+            progress.sent(sent, now);
+            progress.reached(done, skipped * CHUNK_BYTES as u64, now);
+        });
         attempt.shared.step(|core, now| {
             let call = attempt.call(now);
             core.extras

@@ -11,6 +11,7 @@ use super::tally::Tally;
 use crate::error::Error;
 use crate::id::Tick;
 use crate::message::Body;
+use crate::progress::Phase;
 
 /// How a range of the log is sent, and who hears of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ const LOOK_TICKS: u64 = 100;
 /// How far a replica came, and when.
 #[derive(Clone, Copy, Debug)]
 struct Reached {
+    /// Where it was when this began.
+    from: Lsn,
     lsn: Lsn,
     at: Tick,
     looked: Tick,
@@ -82,14 +85,24 @@ impl Attempt<'_> {
         tally: &mut Tally,
     ) -> Result<(), Error> {
         let mut reached = self.reached(range.after);
+        let phase = match lane {
+            Lane::CatchUp => Phase::CatchUp,
+            Lane::Tail => Phase::Tail,
+        };
+        self.begin_phase(phase, range.len());
         let mut batch = Batch::new();
         if !range.is_empty() {
             for record in self.shared.volume.log().read(range)? {
                 if let Some(full) = batch.push(record?) {
+                    self.pace(full.bytes)?;
+                    // Who waits for its turn owes nothing meanwhile.
+                    reached.at = self.shared.now();
                     self.send_batch(full, lane, tally)?;
                     self.take_progress(&mut reached, lane, Duration::ZERO)?;
                 }
             }
+            self.pace(batch.bytes)?;
+            reached.at = self.shared.now();
             self.send_batch(batch, lane, tally)?;
         }
         while reached.lsn < range.through {
@@ -103,6 +116,7 @@ impl Attempt<'_> {
         let through = batch.last().expect("a batch that is sent holds a record");
         tally.record.bytes += batch.bytes;
         let bytes = batch.bytes;
+        self.note(|progress, now| progress.sent(bytes, now));
         let committed = self.shared.step(|core, now| {
             let call = self.call(now);
             if lane == Lane::CatchUp {
@@ -135,7 +149,10 @@ impl Attempt<'_> {
                         Lane::Tail => core.orchestrator.tail_progress(call, durable),
                     }
                 })?;
-                *reached = self.reached(durable);
+                let now = self.shared.now();
+                (reached.lsn, reached.at) = (durable, now);
+                let done = LsnRange::new(reached.from, durable).len();
+                self.note(|progress, now| progress.reached(done, 0, now));
             }
             patience = Duration::ZERO;
         }
@@ -150,6 +167,7 @@ impl Attempt<'_> {
             extra.cause = None;
             extra.misassigned = false;
             extra.chunks = None;
+            extra.progress = None;
             extra.live = Some(self.session);
         });
         let log = self.shared.volume.log();
@@ -179,7 +197,12 @@ impl Attempt<'_> {
     fn reached(&self, lsn: Lsn) -> Reached {
         let at = self.shared.now();
         let looked = at;
-        Reached { lsn, at, looked }
+        Reached {
+            from: lsn,
+            lsn,
+            at,
+            looked,
+        }
     }
 
     /// A stream whose acknowledgements stand still while something was shipped is no stream.
@@ -195,7 +218,7 @@ impl Attempt<'_> {
         };
         let lsn = acknowledged.unwrap_or(reached.lsn);
         if lsn > reached.lsn || lsn >= shipped {
-            *reached = self.reached(lsn);
+            (reached.lsn, reached.at) = (lsn, self.shared.now());
         }
         self.check_stall(ACK, reached.at, self.shared.stall_ticks())
     }

@@ -14,6 +14,7 @@ use crate::status::RecoveryRecord;
 mod cost;
 mod fencing;
 mod memory;
+mod pacing;
 mod paths;
 mod restarts;
 

@@ -49,11 +49,7 @@ fn one_window_decides_as_the_table_says() {
     ];
     for (limit, writes, slow, sent, expected, cause) in table {
         let found = next(limit, writes, slow, sent);
-        assert_eq!(
-            found,
-            (expected, cause),
-            "{limit:?} {writes} {slow} {sent}"
-        );
+        assert_eq!(found, (expected, cause), "{limit:?} {writes} {slow} {sent}");
     }
 }
 
@@ -75,9 +71,9 @@ fn without_a_target_nothing_is_slow() {
 fn bytes_wait_until_those_before_them_are_gone_at_the_limit() {
     let mut throttle = Throttle::new(options(), 0);
     throttle.limit = Some(MIB);
-    assert_eq!(throttle.send(MIB / 100, 0), 0);
-    assert_eq!(throttle.send(MIB / 100, 0), 9_999_999);
-    assert_eq!(throttle.send(MIB / 100, 30 * MS), 0);
+    assert_eq!(throttle.send(MIB / 128, 0), 0);
+    assert_eq!(throttle.send(MIB / 128, 0), 7_812_500);
+    assert_eq!(throttle.send(MIB / 128, 30 * MS), 0);
 }
 
 #[test]

@@ -188,13 +188,17 @@ fn an_empty_directory_promises_nothing() {
 }
 
 /// A replica of nothing, as far as a test speaks for it.
-struct Impostor {
-    link: Link,
-    fence: Fence,
+pub(super) struct Impostor {
+    pub(super) link: Link,
+    pub(super) fence: Fence,
 }
 
 impl Impostor {
-    fn meet(listener: &crate::transport::tcp::Listener, durable: Lsn, like: &Volume) -> Impostor {
+    pub(super) fn meet(
+        listener: &crate::transport::tcp::Listener,
+        durable: Lsn,
+        like: &Volume,
+    ) -> Impostor {
         let link = listener.accept().unwrap().unwrap();
         let hello = link.receive(PATIENCE).unwrap().unwrap();
         let impostor = Impostor {
@@ -223,7 +227,7 @@ impl Impostor {
     }
 
     /// The next message that is not about liveness; `None` when the primary hung up.
-    fn hear(&self) -> Option<Body> {
+    pub(super) fn hear(&self) -> Option<Body> {
         loop {
             match self.link.receive(PATIENCE) {
                 Ok(Some(Message {
@@ -253,7 +257,7 @@ impl Impostor {
     }
 }
 
-fn impostor_options(listener: &crate::transport::tcp::Listener) -> PrimaryOptions {
+pub(super) fn impostor_options(listener: &crate::transport::tcp::Listener) -> PrimaryOptions {
     PrimaryOptions {
         replicas: vec![ReplicaAddress {
             id: "r1".into(),
