@@ -10,6 +10,7 @@ use crate::error::Error;
 
 /// TLS with a certificate of our own, or nothing at all where the network is trusted.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// PEM file of this node's certificate; peers are reached over TLS and have to show theirs
     #[arg(long, value_name = "FILE", requires = "tls_key", requires = "tls_ca")]
