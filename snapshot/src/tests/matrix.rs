@@ -284,6 +284,35 @@ fn fixed_story() -> Vec<Op> {
     ]
 }
 
+/// Pins of every kind over three captures, whose preserved blocks overlap, released from the middle,
+/// the newest and the oldest end, each followed by what it held back: a layer that is punched out
+/// of the scratch file, the file itself, the log.
+fn release_story() -> Vec<Op> {
+    let round = |first, blocks, fill| [SHAPE.write(first, blocks, fill), Op::Flush];
+    let mut ops = Vec::new();
+    ops.extend(round(0, 8, 1));
+    ops.extend([Op::Checkpoint(0), Op::PinSnapshot, Op::PinBase(0)]);
+    ops.extend(round(2, 4, 2));
+    ops.extend([Op::Checkpoint(0), Op::PinSnapshot, Op::PinState(0)]);
+    ops.extend(round(4, 6, 3));
+    ops.extend([Op::Checkpoint(0), Op::PinBase(0)]);
+    ops.push(SHAPE.trim(0, 6, Durability::Volatile));
+    ops.extend(round(7, 3, 4));
+    ops.extend([Op::Checkpoint(0), Op::AdvanceTail(0)]);
+    for pin in [2, 3, 0] {
+        ops.extend([Op::DropPin(pin), Op::Step, Op::ReadPin(0), Op::ReadPin(1)]);
+        ops.push(Op::AdvanceTail(0));
+    }
+    // The last of the first capture goes while the next capture has kept more for the other.
+    ops.extend(round(0, 12, 5));
+    ops.extend([Op::Checkpoint(0), Op::DropPin(0), Op::Step, Op::ReadPin(0)]);
+    ops.extend([Op::DropPin(0), Op::Step, Op::AdvanceTail(0)]);
+    // Nothing is left, and the next view begins a new scratch file.
+    ops.extend([Op::PinSnapshot, SHAPE.write(3, 2, 6), Op::Flush]);
+    ops.extend([Op::Checkpoint(0), Op::DropPin(0), Op::AdvanceTail(0)]);
+    ops
+}
+
 /// Small records only, so that each is there or not.
 fn random_story(seed: u64) -> Vec<Op> {
     let mut random = Rng::new(seed);
@@ -341,6 +370,22 @@ fn every_crash_of_captures_reclaims_and_pins_is_survived() {
     if number("SEAWALL_MOMENT").is_none() {
         assert!(tally.distinct > 100, "the story has many states: {tally:?}");
         assert!(tally.nested > 10, "opens are cut as well: {tally:?}");
+        assert!(tally.intents > 20, "captures are cut: {tally:?}");
+    }
+}
+
+#[test]
+fn every_crash_while_pins_are_released_is_survived_and_preserves_nothing() {
+    let test = "every_crash_while_pins_are_released_is_survived_and_preserves_nothing";
+    let tally = Arc::default();
+    let stories = number("SEAWALL_STORY").map_or(vec![0, 1], |story| vec![story]);
+    for story in &stories {
+        tell(test, *story, &release_story(), &tally);
+    }
+    report(test, &tally);
+    let tally = tally.lock().unwrap();
+    if number("SEAWALL_MOMENT").is_none() {
+        assert!(tally.distinct > 100, "the story has many states: {tally:?}");
         assert!(tally.intents > 20, "captures are cut: {tally:?}");
     }
 }

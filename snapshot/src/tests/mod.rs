@@ -16,6 +16,7 @@ mod oracle;
 mod pins;
 mod promises;
 mod races;
+mod releases;
 mod repair;
 mod scrub;
 mod stamps;
