@@ -22,7 +22,8 @@ use crate::session::{converged, forward};
 ///                                                        |   (snapshot + tail)  |
 ///                                                        | (full base)          |
 ///                                                        +------> Completed <---+
-///  every phase but Completed --abort--> Aborted
+///  Init, SourceSelect, Transfer, Tail --abort--> Aborted
+///  Transfer, Tail --a digest differs--> Aborted
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {

@@ -254,3 +254,27 @@ impl Storage for TestStorage {
         self.give(PinPart::FullBase, target)
     }
 }
+
+/// Compares a table with the one that is checked in, line by line.
+pub(crate) fn assert_table(found: &str, expected: &str) {
+    let rest = std::iter::repeat("");
+    let changed: Vec<String> = found
+        .lines()
+        .zip(expected.lines().chain(rest))
+        .filter(|(found, expected)| found != expected)
+        .map(|(found, expected)| format!("- {expected}\n+ {found}"))
+        .collect();
+    let same = changed.is_empty() && found.lines().count() == expected.lines().count();
+    assert!(
+        same,
+        "\n{}\n\nthe whole table:\n{found}",
+        changed.join("\n")
+    );
+}
+
+/// The name of a failure, for tables.
+pub(crate) fn name_of(failure: &crate::failure::Failure) -> String {
+    let text = format!("{failure:?}");
+    let end = text.find(|c: char| !c.is_alphanumeric());
+    text[..end.unwrap_or(text.len())].to_owned()
+}

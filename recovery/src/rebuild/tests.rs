@@ -2,6 +2,8 @@ use super::*;
 use crate::outcome::{Asked, SourceKind, WhyFull, rebuild_source};
 use crate::testing::{history, lsn};
 
+mod matrix;
+
 fn snapshot_tail(base: u64, target: u64) -> Source {
     Source {
         kind: SourceKind::SnapshotTail { base: lsn(base) },

@@ -25,11 +25,14 @@ pub struct Endpoint {
 ///
 /// ```text
 ///  disconnected --connect--> connecting --begin--> catching_up --complete--> in_sync
-///       |                        |                                              |
-///       |                        +-- needs rebuild --> needs_rebuild            |
-///       |                                                   |                   |
-///       +--connect (rebuild)--> rebuilding <--connect-------+                   |
-///                                   +-------------complete----------------------^
+///       |                       |  |                                          ^  ^
+///       |                       |  +--complete (nothing to send)--------------+  |
+///       |                       +--needs rebuild--> needs_rebuild                |
+///       |                                                 |                      |
+///       +--connect (rebuild)--> rebuilding <--connect-----+                      |
+///                                   +----------------complete--------------------+
+///
+///  every state --session or stream ends--> disconnected; needs_rebuild while marked
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {

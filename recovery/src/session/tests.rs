@@ -4,6 +4,8 @@ use crate::id::SessionIds;
 use crate::outcome::{Source, SourceKind, WhyFull};
 use crate::testing::lsn;
 
+mod matrix;
+
 fn session(kind: Kind, budget: Budget) -> Session {
     let id = SessionIds::new(1).next_id();
     let options = SessionOptions { kind, budget };

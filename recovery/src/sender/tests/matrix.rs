@@ -4,6 +4,7 @@
 use super::*;
 use crate::outcome::Source;
 use crate::session::Phase;
+use crate::testing::{assert_table, name_of};
 
 const EXPECTED: &str = include_str!("matrix.txt");
 
@@ -243,12 +244,6 @@ fn shown(sender: &Sender<TestPin>) -> String {
     format!("{}{mark}{work}", view.state)
 }
 
-fn name(failure: &Failure) -> String {
-    let text = format!("{failure:?}");
-    let end = text.find(|c: char| !c.is_alphanumeric());
-    text[..end.unwrap_or(text.len())].to_owned()
-}
-
 fn matrix() -> String {
     let mut text = String::new();
     for (position, put) in POSITIONS {
@@ -266,7 +261,9 @@ fn matrix() -> String {
             } else {
                 shown(&bench.sender)
             };
-            let refused = result.err().map(|failure| format!("{}; ", name(&failure)));
+            let refused = result
+                .err()
+                .map(|failure| format!("{}; ", name_of(&failure)));
             text += &format!("  {call} -> {}{now}\n", refused.unwrap_or_default());
         }
     }
@@ -275,18 +272,5 @@ fn matrix() -> String {
 
 #[test]
 fn every_call_in_every_position_is_answered_as_written_down() {
-    let found = matrix();
-    let lines = found
-        .lines()
-        .zip(EXPECTED.lines().chain(std::iter::repeat("")));
-    let changed: Vec<String> = lines
-        .filter(|(found, expected)| found != expected)
-        .map(|(found, expected)| format!("- {expected}\n+ {found}"))
-        .collect();
-    let same = changed.is_empty() && found.lines().count() == EXPECTED.lines().count();
-    assert!(
-        same,
-        "\n{}\n\nthe whole table:\n{found}",
-        changed.join("\n")
-    );
+    assert_table(&matrix(), EXPECTED);
 }
