@@ -50,6 +50,15 @@ pub enum What {
     SessionInvalidated(Invalidation),
     /// An assignment was refused as a whole.
     AssignmentRefused(Failure),
+    /// An epoch below ours was to become ours; the event carries ours.
+    EpochRefused {
+        /// The one that was given.
+        given: Epoch,
+    },
+    /// What a restart remembered fits no replica.
+    RestoreRefused(Failure),
+    /// A session was to end that is not the current one, or to end in a state that it cannot.
+    InvalidationRefused(Failure),
     /// The link is being set up.
     Connected,
     /// It could not be.
@@ -111,6 +120,8 @@ pub enum What {
     CatchUpProgressFailed(Failure),
     /// A budget was exceeded.
     BudgetEscalated(Failure),
+    /// A budget was not checked: no such session, or its peer does not answer.
+    BudgetCheckRefused(Failure),
     /// Completion was refused.
     CompletionRejected(Failure),
     /// A recovery without a base completed.
@@ -138,6 +149,12 @@ pub enum What {
     },
     /// A stream ended.
     StreamEnded(StreamEnd),
+    /// A stream was to end that does not live.
+    StreamLossRefused(Failure),
+    /// Records were to be shipped that may not be, or on a stream that does not live.
+    ShipRefused(Failure),
+    /// An acknowledgement does not count.
+    AcknowledgementRefused(Failure),
     /// A plan was cancelled.
     PlanCancelled(Invalidation),
     /// The needs-rebuild mark was set.
@@ -185,6 +202,9 @@ impl What {
             What::SessionFailed(_) => "session-failed",
             What::SessionInvalidated(_) => "session-invalidated",
             What::AssignmentRefused(_) => "assignment-refused",
+            What::EpochRefused { .. } => "epoch-refused",
+            What::RestoreRefused(_) => "restore-refused",
+            What::InvalidationRefused(_) => "invalidation-refused",
             What::Connected => "connected",
             What::ConnectFailed(_) => "connect-failed",
             What::Handshake { .. } => "handshake",
@@ -204,6 +224,7 @@ impl What {
             What::TruncationFailed(_) => "truncation-failed",
             What::CatchUpProgressFailed(_) => "catchup-progress-failed",
             What::BudgetEscalated(_) => "budget-escalated",
+            What::BudgetCheckRefused(_) => "budget-check-refused",
             What::CompletionRejected(_) => "completion-rejected",
             What::Completed { .. } => "completed",
             What::RebuildSourceSelected(_) => "rebuild-source-selected",
@@ -212,6 +233,9 @@ impl What {
             What::RebuildCompleted { .. } => "rebuild-completed",
             What::StreamStarted { .. } => "stream-started",
             What::StreamEnded(_) => "stream-ended",
+            What::StreamLossRefused(_) => "stream-loss-refused",
+            What::ShipRefused(_) => "ship-refused",
+            What::AcknowledgementRefused(_) => "acknowledgement-refused",
             What::PlanCancelled(_) => "plan-cancelled",
             What::Marked(_) => "marked",
             What::MarkCleared => "mark-cleared",
@@ -234,17 +258,24 @@ impl fmt::Display for What {
             | What::Connected
             | What::MarkCleared => Ok(()),
             What::SessionSuperseded { old } => write!(f, ": it replaces {old}"),
+            What::EpochRefused { given } => write!(f, ": epoch {given} is over"),
             What::SessionInvalidated(reason) | What::PlanCancelled(reason) => {
                 write!(f, ": {reason}")
             }
             What::SessionFailed(failure)
             | What::AssignmentRefused(failure)
+            | What::RestoreRefused(failure)
+            | What::InvalidationRefused(failure)
+            | What::StreamLossRefused(failure)
+            | What::ShipRefused(failure)
+            | What::AcknowledgementRefused(failure)
             | What::ConnectFailed(failure)
             | What::HandshakeFailed(failure)
             | What::CatchUpBeginFailed(failure)
             | What::TruncationFailed(failure)
             | What::CatchUpProgressFailed(failure)
             | What::BudgetEscalated(failure)
+            | What::BudgetCheckRefused(failure)
             | What::CompletionRejected(failure)
             | What::RebuildSourceFailed(failure)
             | What::RebuildFailed(failure) => write!(f, ": {failure}"),
@@ -290,6 +321,18 @@ impl fmt::Display for Event {
     }
 }
 
+/// A refusal that no event speaks of yet. Only [`EventLog::refused`] opens it, so that none is
+/// passed on in silence.
+#[derive(Debug)]
+#[must_use = "a refusal leaves an event"]
+pub(crate) struct Unlogged(Failure);
+
+impl Unlogged {
+    pub(crate) const fn new(failure: Failure) -> Unlogged {
+        Unlogged(failure)
+    }
+}
+
 /// A bounded, ordered log of events. The newest are kept.
 #[derive(Debug)]
 pub struct EventLog {
@@ -321,6 +364,19 @@ impl EventLog {
         what: What,
     ) {
         self.push(at, Some(replica.clone()), epoch, session, what);
+    }
+
+    /// Records a refusal as `tell` puts it, and hands it on.
+    pub(crate) fn refused(
+        &mut self,
+        at: Tick,
+        sender: (&ReplicaId, Epoch),
+        session: Option<SessionId>,
+        Unlogged(failure): Unlogged,
+        tell: impl FnOnce(Failure) -> What,
+    ) -> Failure {
+        self.replica(at, sender, session, tell(failure.clone()));
+        failure
     }
 
     /// Records an event of the primary itself.

@@ -115,6 +115,11 @@ impl<P: Pin> Orchestrator<P> {
 
     /// Raises the epoch of registry and senders in one step; the number of sessions that died.
     pub fn advance_epoch(&mut self, epoch: Epoch, now: Tick) -> usize {
+        let ours = self.registry.epoch();
+        if epoch < ours {
+            let what = What::EpochRefused { given: epoch };
+            self.log.primary(now, ours, what);
+        }
         let died = self.registry.advance_epoch(epoch);
         self.settle(now);
         died
@@ -129,11 +134,18 @@ impl<P: Pin> Orchestrator<P> {
         replica: &ReplicaId,
         needs_rebuild: bool,
         node: Option<seawall_wal::NodeIncarnation>,
+        now: Tick,
     ) -> Result<(), Failure> {
-        self.registry
-            .sender_mut(replica)?
-            .restore(needs_rebuild, node);
-        Ok(())
+        let restored = self.registry.with_sender(replica, |sender| {
+            sender.restore(needs_rebuild, node);
+            Ok(())
+        });
+        let epoch = self.registry.epoch();
+        restored.map_err(|refused| {
+            let sender = (replica, epoch);
+            self.log
+                .refused(now, sender, None, refused, What::RestoreRefused)
+        })
     }
 
     /// Stops every sender: the primary closes.
@@ -217,7 +229,10 @@ impl<P: Pin> Orchestrator<P> {
             call,
             |sender| sender.check_budget(call.session, call.now, peer),
             |()| None,
-            What::BudgetEscalated,
+            |failure| match failure {
+                Failure::Budget(_) => What::BudgetEscalated(failure),
+                failure => What::BudgetCheckRefused(failure),
+            },
         )
     }
 
@@ -319,15 +334,13 @@ impl<P: Pin> Orchestrator<P> {
     ///
     /// # Errors
     /// Those of [`Sender::ship`].
-    pub fn ship(
-        &mut self,
-        replica: &ReplicaId,
-        stream: SessionId,
-        through: Lsn,
-        own_durable: Lsn,
-    ) -> Result<(), Failure> {
-        let sender = self.registry.sender_mut(replica)?;
-        sender.ship(stream, through, own_durable)
+    pub fn ship(&mut self, call: Call<'_>, through: Lsn, own_durable: Lsn) -> Result<(), Failure> {
+        self.step(
+            call,
+            |sender| sender.ship(call.session, through, own_durable),
+            |()| None,
+            What::ShipRefused,
+        )
     }
 
     /// The replica acknowledged everything through `lsn` over its stream. Returns committed if it
@@ -336,8 +349,12 @@ impl<P: Pin> Orchestrator<P> {
     /// # Errors
     /// Those of [`Sender::acknowledge`].
     pub fn acknowledge(&mut self, call: Call<'_>, lsn: Lsn) -> Result<Option<Lsn>, Failure> {
-        let sender = self.registry.sender_mut(call.replica)?;
-        let held = sender.acknowledge(call.session, lsn)?;
+        let held = self.step(
+            call,
+            |sender| sender.acknowledge(call.session, lsn),
+            |_| None,
+            What::AcknowledgementRefused,
+        )?;
         let was = self.ledger.standing();
         let committed = self.ledger.stream_acknowledged(call.replica, held);
         self.log_confirmed(was, call.now);
@@ -374,10 +391,12 @@ impl<P: Pin> Orchestrator<P> {
     /// # Errors
     /// Those of [`Sender::stream_lost`].
     pub fn stream_lost(&mut self, call: Call<'_>, cause: StreamEnd) -> Result<(), Failure> {
-        let sender = self.registry.sender_mut(call.replica)?;
-        let result = sender.stream_lost(call.session, cause);
-        self.settle(call.now);
-        result
+        self.step(
+            call,
+            |sender| sender.stream_lost(call.session, cause),
+            |()| None,
+            What::StreamLossRefused,
+        )
     }
 
     /// The link of the session is gone (D7).
@@ -398,10 +417,12 @@ impl<P: Pin> Orchestrator<P> {
         reason: Invalidation,
         state: State,
     ) -> Result<(), Failure> {
-        let sender = self.registry.sender_mut(call.replica)?;
-        let result = sender.invalidate(call.session, reason, state);
-        self.settle(call.now);
-        result
+        self.step(
+            call,
+            |sender| sender.invalidate(call.session, reason, state),
+            |()| None,
+            What::InvalidationRefused,
+        )
     }
 
     /// Gives a plan up: releases its pin, and ends its session if it is still the current one.
@@ -415,8 +436,12 @@ impl<P: Pin> Orchestrator<P> {
             replica,
             session,
         };
-        // OK because a session that is not the plan's any more has ended for a reason of its own.
-        let _ = self.invalidate(call, reason.clone(), State::Disconnected);
+        let sender = self.registry.sender(replica);
+        // A session that is not the plan's any more has ended for a reason of its own.
+        if sender.is_ok_and(|sender| sender.session_id() == Some(session)) {
+            // OK because a refusal would have left its own event.
+            let _ = self.invalidate(call, reason.clone(), State::Disconnected);
+        }
         self.log_of(call, What::PlanCancelled(reason));
     }
 
@@ -442,24 +467,33 @@ impl<P: Pin> Orchestrator<P> {
         done: impl FnOnce(&R) -> Option<What>,
         refused: impl FnOnce(Failure) -> What,
     ) -> Result<R, Failure> {
-        let sender = self.registry.sender_mut(call.replica);
-        let result = sender.and_then(take);
-        let what = match &result {
-            Ok(value) => done(value),
-            Err(failure) => Some(refused(failure.clone())),
+        let result = match self.registry.with_sender(call.replica, take) {
+            Ok(value) => {
+                if let Some(what) = done(&value) {
+                    self.log_of(call, what);
+                }
+                Ok(value)
+            }
+            Err(unlogged) => {
+                let sender = (call.replica, self.epoch_of(call.replica));
+                let session = Some(call.session);
+                let log = &mut self.log;
+                Err(log.refused(call.now, sender, session, unlogged, refused))
+            }
         };
-        if let Some(what) = what {
-            self.log_of(call, what);
-        }
         self.settle(call.now);
         result
     }
 
     pub(crate) fn log_of(&mut self, call: Call<'_>, what: What) {
-        let sender = self.registry.sender(call.replica);
-        let epoch = sender.map_or(self.registry.epoch(), Sender::epoch);
+        let epoch = self.epoch_of(call.replica);
         self.log
             .replica(call.now, (call.replica, epoch), Some(call.session), what);
+    }
+
+    fn epoch_of(&self, replica: &ReplicaId) -> Epoch {
+        let sender = self.registry.sender(replica);
+        sender.map_or(self.registry.epoch(), Sender::epoch)
     }
 
     /// Moves what senders noted into the log and the ledger.

@@ -196,8 +196,13 @@ impl<P: Pin> Orchestrator<P> {
         }
         let held = pin.map(Held::new);
         if let Some(held) = &held {
-            let sender = self.registry.sender_mut(call.replica)?;
-            sender.hold(call.session, held.clone())?;
+            let session_side = held.clone();
+            self.step(
+                call,
+                |sender| sender.hold(call.session, session_side),
+                |()| None,
+                What::HandshakeFailed,
+            )?;
         }
         let names = (call.replica.clone(), call.session);
         Ok(Plan::new(names, decision.proof, work, held))
@@ -264,10 +269,12 @@ impl<P: Pin> Orchestrator<P> {
     }
 
     fn end_for_pin(&mut self, call: Call<'_>, refused: PinRefused, what: What) -> Failure {
-        self.log_of(call, what);
-        let sender = self.registry.sender_mut(call.replica);
-        let ended = sender.and_then(|sender| sender.pin_refused(call.session, refused));
-        self.settle(call.now);
+        let ended = self.step(
+            call,
+            |sender| sender.pin_refused(call.session, refused),
+            |()| Some(what.clone()),
+            |_| what.clone(),
+        );
         match ended {
             Ok(()) => Failure::PinRefused(refused),
             Err(failure) => failure,

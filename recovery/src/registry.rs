@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use seawall_wal::Epoch;
 
 use crate::budget::Budget;
+use crate::event::Unlogged;
 use crate::failure::{Failure, Invalidation};
 use crate::id::{ReplicaId, SessionId, SessionIds};
 use crate::plan::Pin;
@@ -128,11 +129,19 @@ impl<P: Pin> Registry<P> {
         self.senders.get(replica).ok_or_else(|| unknown(replica))
     }
 
-    /// The sender of a replica.
-    ///
-    /// # Errors
-    /// [`Failure::UnknownReplica`].
-    pub fn sender_mut(&mut self, replica: &ReplicaId) -> Result<&mut Sender<P>, Failure> {
+    /// Lets `take` work on the sender of a replica. It is the only way to change one from outside,
+    /// and what it refuses can be read only by writing it down (1.17).
+    pub(crate) fn with_sender<R>(
+        &mut self,
+        replica: &ReplicaId,
+        take: impl FnOnce(&mut Sender<P>) -> Result<R, Failure>,
+    ) -> Result<R, Unlogged> {
+        self.sender_mut(replica)
+            .and_then(take)
+            .map_err(Unlogged::new)
+    }
+
+    fn sender_mut(&mut self, replica: &ReplicaId) -> Result<&mut Sender<P>, Failure> {
         self.senders
             .get_mut(replica)
             .ok_or_else(|| unknown(replica))

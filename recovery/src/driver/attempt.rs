@@ -173,10 +173,19 @@ fn take_ack(shared: &Shared, replica: &ReplicaId, session: SessionId, body: Body
             replica,
             session,
         };
-        core.orchestrator.acknowledge(call, durable).map(drop)
+        let sender = core.orchestrator.registry().sender(replica)?;
+        let stream = match sender.stream_id() == Some(session) {
+            true => sender.view().stream,
+            false => None,
+        };
+        let counts = stream.is_some_and(|stream| durable <= stream.shipped);
+        if counts {
+            core.orchestrator.acknowledge(call, durable)?;
+        }
+        Ok(counts)
     });
     // Anything else is for the speaker: progress of a session, or the error of a stream.
-    counted.is_err().then_some(body)
+    (!counted.unwrap_or(false)).then_some(body)
 }
 
 /// Tells the deciding half that a session or stream ended without success.

@@ -435,7 +435,7 @@ fn decide(
                 node: None,
             })?;
         }
-        orchestrator.restore(id, remembered.mark.is_some(), remembered.node)?;
+        orchestrator.restore(id, remembered.mark.is_some(), remembered.node, now)?;
         let extra = Extra {
             address: replica.address.clone(),
             full_asked: options.rebuild_full,

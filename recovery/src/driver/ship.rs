@@ -241,9 +241,9 @@ impl Attempt<'_> {
     ) -> Result<(), Error> {
         let last = records.last().map(Record::lsn);
         let through = last.expect("a batch that is sent holds a record");
-        self.shared.step(|core, _| {
-            let orchestrator = &mut core.orchestrator;
-            orchestrator.ship(self.replica, self.session, through, own_durable)
+        self.shared.step(|core, now| {
+            let call = self.call(now);
+            core.orchestrator.ship(call, through, own_durable)
         })?;
         self.talk.send(Body::Records { committed, records })
     }

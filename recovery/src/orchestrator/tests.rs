@@ -13,6 +13,7 @@ use seawall_wal::NodeIncarnation;
 mod executor;
 mod model;
 mod planning;
+mod refusals;
 
 const EPOCH: Epoch = Epoch::new(1);
 const T0: Tick = Tick(0);
@@ -327,7 +328,7 @@ fn a_lost_stream_is_logged_and_counts_no_more() {
     let orchestrator = &mut one.orchestrator;
     assert_eq!(orchestrator.synced(lsn(120), T0), None);
     orchestrator
-        .ship(&one.replica, one.session, lsn(120), lsn(120))
+        .ship(call(&one.replica, one.session), lsn(120), lsn(120))
         .unwrap();
     assert_eq!(orchestrator.acknowledge(at, lsn(110)), Ok(Some(lsn(110))));
     let cause = StreamEnd::LinkLost(Link::Closed);
@@ -346,7 +347,7 @@ fn a_late_acknowledgement_commits_although_its_barrier_expired() {
     one.plan(&replica(100)).unwrap();
     one.orchestrator.synced(lsn(150), T0);
     one.orchestrator
-        .ship(&one.replica, one.session, lsn(150), lsn(150))
+        .ship(call(&one.replica, one.session), lsn(150), lsn(150))
         .unwrap();
     one.orchestrator.barrier_expired(lsn(150), Tick(5));
     let late = Call {

@@ -125,7 +125,7 @@ fn refuse_the_stale(world: &mut World) {
                 o.begin_tail(call).is_err(),
                 o.tail_progress(call, lsn(3)).is_err(),
                 o.complete_rebuild(call, EQUAL, s).is_err(),
-                o.ship(&replica, session, lsn(3), lsn(3)).is_err(),
+                o.ship(call, lsn(3), lsn(3)).is_err(),
                 o.acknowledge(call, lsn(3)).is_err(),
                 o.stream_lost(call, StreamEnd::PinBroken).is_err(),
                 o.link_lost(call, Link::Closed).is_err(),

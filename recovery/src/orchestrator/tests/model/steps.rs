@@ -96,9 +96,7 @@ impl World {
             }
             Ship => {
                 let head = self.storage.history.durable;
-                self.orchestrator
-                    .ship(&replica, session, head, head)
-                    .is_ok()
+                self.orchestrator.ship(call, head, head).is_ok()
             }
             StreamAck => {
                 let stream = self.sender(at)?.view().stream?;

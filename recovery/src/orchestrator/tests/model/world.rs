@@ -367,7 +367,7 @@ impl World {
         let (marked, node) = self.nodes[at].remembered;
         let replica = self.nodes[at].id.clone();
         // OK because a replica that is not assigned has nothing to restore.
-        let _ = self.orchestrator.restore(&replica, marked, node);
+        let _ = self.orchestrator.restore(&replica, marked, node, self.now);
     }
 
     /// Ticks until the session of this replica has stalled; `None` when no tracker runs.
