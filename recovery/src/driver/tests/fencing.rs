@@ -93,7 +93,12 @@ fn an_old_primary_that_returns_is_refused_and_cut_to_the_fork() {
     assert_eq!(lost, acknowledged.next().next());
 
     let r2 = lab.replica("r2");
-    promise_epoch(&r2.address().to_string(), Epoch::new(2), promise_epoch(&r2.address().to_string(), Epoch::new(2), false)Security::Loopback).unwrap();
+    promise_epoch(
+        &r2.address().to_string(),
+        Epoch::new(2),
+        &Security::Loopback,
+    )
+    .unwrap();
     r2.shutdown().unwrap();
     lab.promote("r1", 2);
     let r2 = lab.replica_at("r2", &address);
