@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use byteorder::{ByteOrder, LittleEndian};
 use seawall_wal::VolumeId;
 
 /// Stable name of a replica. Opaque: it never contains or derives from an address (A199).
@@ -50,6 +51,26 @@ pub struct SessionId {
     pub boot: u64,
     /// Counted up within the process.
     pub counter: u64,
+}
+
+impl SessionId {
+    /// As it lies in a message and in meta: boot, then counter, little-endian.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..8].copy_from_slice(&self.boot.to_le_bytes());
+        out[8..].copy_from_slice(&self.counter.to_le_bytes());
+        out
+    }
+
+    /// From these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> SessionId {
+        SessionId {
+            boot: LittleEndian::read_u64(&bytes),
+            counter: LittleEndian::read_u64(&bytes[8..]),
+        }
+    }
 }
 
 impl fmt::Display for SessionId {

@@ -220,6 +220,7 @@ pub(crate) enum Body {
     BaseBegin(BaseBegin),
     BaseReady {
         compare: bool,
+        in_place: bool,
     },
     Offer(Vec<(u64, Digest)>),
     Want(Vec<u64>),

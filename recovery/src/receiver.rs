@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use seawall_snapshot::{Error as VolumeError, Install, Manifest, Volume, chunk_count};
-use seawall_wal::{Lsn, LsnRange, Record, Ticket};
+use seawall_wal::{Lineage, Lsn, LsnRange, Record, Ticket};
 
 use crate::error::Error;
+use crate::id::SessionId;
 use crate::message::{BaseBegin, Body, Hello, HelloReply, Refusal};
 use crate::state::NodeState;
 
@@ -53,12 +54,22 @@ pub(crate) enum Effect {
     Serve(LsnRange),
 }
 
+/// How a session at the replica takes a base.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taking {
+    /// Session that brings it.
+    pub(crate) session: SessionId,
+    /// There is something to compare chunks with, and comparing has not failed before.
+    pub(crate) compare: bool,
+    /// Over the old base, as the operator asked (D12).
+    pub(crate) in_place: bool,
+}
+
 /// One session at the replica.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     volume: Arc<Volume>,
-    /// The directory was empty before this session: there is nothing to compare chunks with.
-    fresh: bool,
+    taking: Taking,
     stage: Stage,
     install: Option<Install>,
     /// What the primary says is committed; ours is at most our durable.
@@ -66,10 +77,10 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    pub(crate) fn new(volume: Arc<Volume>, fresh: bool) -> Receiver {
+    pub(crate) fn new(volume: Arc<Volume>, taking: Taking) -> Receiver {
         Receiver {
             volume,
-            fresh,
+            taking,
             stage: Stage::Connected,
             install: None,
             told: Lsn::ZERO,
@@ -122,9 +133,8 @@ impl Receiver {
                 let install = self.install("BaseBegin before Offer")?;
                 let mut wanted = Vec::new();
                 for (index, digest) in chunks {
-                    match install.present(index)? == Some(digest) {
-                        true => install.keep(index, digest)?,
-                        false => wanted.push(index),
+                    if !install.keep_if_present(index, digest)? {
+                        wanted.push(index);
                     }
                 }
                 Ok(Effect::Answer(Body::Want(wanted)))
@@ -218,9 +228,16 @@ impl Receiver {
             lineage: begin.lineage,
             committed: begin.committed,
         };
-        self.install = Some(Install::begin(&self.volume, manifest)?);
-        let compare = !self.fresh;
-        Ok(Effect::Answer(Body::BaseReady { compare }))
+        let Taking {
+            session,
+            compare,
+            in_place,
+        } = self.taking;
+        self.install = Some(match in_place {
+            true => Install::begin_in_place(&self.volume, manifest, session.to_bytes())?,
+            false => Install::begin(&self.volume, manifest)?,
+        });
+        Ok(Effect::Answer(Body::BaseReady { compare, in_place }))
     }
 
     fn install(&mut self, expected: &'static str) -> Result<&mut Install, Error> {
@@ -259,7 +276,7 @@ pub(crate) fn report(volume: &Volume, id: &str, fresh: bool) -> Result<HelloRepl
     let meta = volume.meta().get();
     let frontiers = log.frontiers();
     let base = volume.base_state();
-    Ok(HelloReply {
+    let reply = HelloReply {
         replica: id.into(),
         node: node.node,
         volume: (!fresh).then_some(meta.volume),
@@ -272,6 +289,20 @@ pub(crate) fn report(volume: &Volume, id: &str, fresh: bool) -> Result<HelloRepl
         needs_rebuild: node.needs_rebuild || !writable,
         promised: meta.epoch,
         lineage: log.lineage().through(frontiers.head),
+    };
+    Ok(match volume.incomplete_base() {
+        None => reply,
+        // Its log stands on an image that is gone: it counts for nothing.
+        Some((session, base)) => HelloReply {
+            durable: Lsn::ZERO,
+            checkpoint: None,
+            intent: None,
+            committed: Lsn::ZERO,
+            incomplete_base: Some((SessionId::from_bytes(session), base)),
+            needs_rebuild: true,
+            lineage: Lineage::default(),
+            ..reply
+        },
     })
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
 use seawall_wal::{
-    Geometry, Log, Lsn, PinBreak, PinBudget, PinHolder, PinKind, PinRequest, WalPin,
+    BlockSize, Geometry, Log, Lsn, PinBreak, PinBudget, PinHolder, PinKind, PinRequest, WalPin,
 };
 
 use crate::checkpoint::{self, RecordCache, touched};
@@ -32,6 +32,16 @@ pub trait View: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::ImageDamaged`], [`Error::Log`], [`Error::OutOfRange`].
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error>;
+
+    /// Sums of the blocks in a byte range, whose ends are multiples of the block size; zero for
+    /// blocks of zeros. No block of the image is read: only [`View::read`] tells damage.
+    ///
+    /// # Errors
+    /// As [`View::read`].
+    fn sums(&self, bytes: Range<u64>) -> Result<Vec<Digest>, Error>;
+
+    /// Size of a block.
+    fn block_size(&self) -> BlockSize;
 
     /// First byte range `[first, second)` at or behind `offset` that may hold data; the rest reads
     /// zero.
@@ -312,6 +322,47 @@ impl Pinned {
         Ok(())
     }
 
+    fn sums_of(&self, blocks: Range<u64>) -> Result<Vec<Digest>, Error> {
+        let block_size = self.geometry.block_size;
+        let mut sums = vec![Digest::ZERO; to_usize(blocks.end - blocks.start)];
+        for (piece, version) in self.overlay.pieces(blocks.clone()) {
+            let first = to_usize(piece.start - blocks.start);
+            match (version, self.image()?) {
+                (Some(version), _) if matches!(version.content, Content::Payload { .. }) => {
+                    let count = to_usize(piece.end - piece.start);
+                    let mut bytes = vec![0; count << block_size.shift()];
+                    version.read(&self.log, piece.start, &mut bytes)?;
+                    sums[first..first + count].copy_from_slice(&block_sums(&bytes, block_size));
+                }
+                (Some(_), _) | (None, None) => {}
+                (None, Some(image)) => image.visit_sums(piece, &mut |lba, sum| {
+                    sums[to_usize(lba - blocks.start)] = sum;
+                    Ok(())
+                })?,
+            }
+        }
+        Ok(sums)
+    }
+
+    fn check_range(&self, offset: u64, length: u64) -> Result<(), Error> {
+        let (block, size) = (self.geometry.block_size.bytes(), self.geometry.bytes());
+        let end = offset.checked_add(length);
+        if end.is_none_or(|end| end > size) {
+            return Err(Error::OutOfRange {
+                offset,
+                length,
+                size,
+            });
+        }
+        match offset.is_multiple_of(block) && length.is_multiple_of(block) {
+            true => Ok(()),
+            false => Err(Error::Log(seawall_wal::Error::Geometry {
+                what: "a view is read in whole blocks",
+                value: offset,
+            })),
+        }
+    }
+
     /// First blocks of the piece that may hold data.
     fn data_in(
         &self,
@@ -438,21 +489,8 @@ impl View for Pinned {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        let (size, length) = (self.geometry.block_size.bytes(), out.len() as u64);
-        let end = offset.checked_add(length);
-        if end.is_none_or(|end| end > self.size()) {
-            return Err(Error::OutOfRange {
-                offset,
-                length,
-                size: self.size(),
-            });
-        }
-        if !offset.is_multiple_of(size) || !length.is_multiple_of(size) {
-            return Err(Error::Log(seawall_wal::Error::Geometry {
-                what: "a view is read in whole blocks",
-                value: offset,
-            }));
-        }
+        let size = self.geometry.block_size.bytes();
+        self.check_range(offset, out.len() as u64)?;
         self.claim.pin.check()?;
         let mut lba = offset / size;
         for run in out.chunks_mut(RUN_BYTES) {
@@ -460,6 +498,17 @@ impl View for Pinned {
             lba += run.len() as u64 / size;
         }
         Ok(())
+    }
+
+    fn sums(&self, bytes: Range<u64>) -> Result<Vec<Digest>, Error> {
+        let shift = self.geometry.block_size.shift();
+        self.check_range(bytes.start, bytes.end.saturating_sub(bytes.start))?;
+        self.claim.pin.check()?;
+        self.explain(self.sums_of(bytes.start >> shift..bytes.end >> shift))
+    }
+
+    fn block_size(&self) -> BlockSize {
+        self.geometry.block_size
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
@@ -501,6 +550,14 @@ macro_rules! view {
 
             fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
                 self.pinned.read(offset, out)
+            }
+
+            fn sums(&self, bytes: Range<u64>) -> Result<Vec<Digest>, Error> {
+                self.pinned.sums(bytes)
+            }
+
+            fn block_size(&self) -> BlockSize {
+                self.pinned.block_size()
             }
 
             fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {

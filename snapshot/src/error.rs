@@ -99,7 +99,10 @@ pub enum Error {
         ours: Epoch,
     },
     /// Bytes of a base that is being installed do not match what was announced.
-    #[error("{what} of the base does not match what the primary announced")]
+    #[error(
+        "{what} of the base does not match what the primary announced; the next rebuild compares \
+         nothing, and if that fails too, run seawall verify on both"
+    )]
     InstallMismatch {
         /// Which digest or size.
         what: &'static str,

@@ -2,18 +2,35 @@
 
 use std::ops::Range;
 
+use seawall_wal::BlockSize;
+
 use crate::base::View;
 use crate::error::Error;
-use crate::sums::{Digest, is_zero};
+use crate::sums::{Digest, block_sums};
 use crate::to_usize;
 
 /// Bytes of a chunk: 1 MiB.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
-/// XXH3-128 of the bytes of a chunk. A chunk of zeros has the digest of its zero bytes.
+/// Digest of the bytes of a chunk: XXH3-128 over the sums of its blocks in order. So both ends
+/// compare chunks by the sums that they keep, and nobody reads what does not differ (D12, D18).
 #[must_use]
-pub fn chunk_digest(bytes: &[u8]) -> Digest {
-    Digest::of(bytes)
+pub fn chunk_digest(bytes: &[u8], block_size: BlockSize) -> Digest {
+    digest_of_sums(&block_sums(bytes, block_size))
+}
+
+/// Digest of a chunk of `bytes` bytes that are all zero.
+#[must_use]
+pub fn zero_chunk_digest(bytes: u64, block_size: BlockSize) -> Digest {
+    digest_of_sums(&vec![Digest::ZERO; to_usize(bytes >> block_size.shift())])
+}
+
+pub(crate) fn digest_of_sums(sums: &[Digest]) -> Digest {
+    let mut bytes = Vec::with_capacity(sums.len() * Digest::BYTES);
+    for sum in sums {
+        bytes.extend(sum.to_bytes());
+    }
+    Digest::of(&bytes)
 }
 
 /// Number of chunks in `size` bytes; the last one may be short.
@@ -23,7 +40,8 @@ pub const fn chunk_count(size: u64) -> u64 {
 }
 
 /// The bytes of chunk `index` in a volume of `size` bytes.
-pub(crate) fn chunk_range(index: u64, size: u64) -> Range<u64> {
+#[must_use]
+pub fn chunk_range(index: u64, size: u64) -> Range<u64> {
     let start = index.saturating_mul(CHUNK_BYTES as u64).min(size);
     start..start.saturating_add(CHUNK_BYTES as u64).min(size)
 }
@@ -40,16 +58,27 @@ pub enum Chunk {
     },
     /// A chunk that is not zero.
     Data {
-        /// Its number.
+        /// Its number; the last chunk of a volume may be short.
         index: u64,
-        /// Its bytes; the last chunk of a volume may be short.
-        bytes: Vec<u8>,
-        /// Their digest.
+        /// Digest of its bytes, from their sums alone.
         digest: Digest,
     },
 }
 
-/// Every chunk of a state in order. Holes cost nothing but one step.
+/// Reads chunk `index` of a state, every block verified; with the digest of what was read.
+///
+/// # Errors
+/// As [`View::read`].
+pub fn read_chunk(view: &dyn View, index: u64) -> Result<(Vec<u8>, Digest), Error> {
+    let range = chunk_range(index, view.size());
+    let mut bytes = vec![0; to_usize(range.end - range.start)];
+    view.read(range.start, &mut bytes)?;
+    let digest = chunk_digest(&bytes, view.block_size());
+    Ok((bytes, digest))
+}
+
+/// Every chunk of a state in order. Holes cost nothing but one step, and no block of the image is
+/// read.
 #[derive(Debug)]
 pub struct Chunks<'a> {
     view: &'a dyn View,
@@ -61,9 +90,15 @@ impl<'a> Chunks<'a> {
     /// From the first chunk on.
     #[must_use]
     pub fn of(view: &'a dyn View) -> Chunks<'a> {
+        Chunks::from(view, 0)
+    }
+
+    /// From chunk `first` on, as [`Chunks::of`] goes on from there.
+    #[must_use]
+    pub fn from(view: &'a dyn View, first: u64) -> Chunks<'a> {
         Chunks {
             view,
-            next: 0,
+            next: first,
             pending: None,
         }
     }
@@ -83,17 +118,12 @@ impl<'a> Chunks<'a> {
             let index = self.next;
             self.next += 1;
             let range = chunk_range(index, size);
-            let mut bytes = vec![0; to_usize(range.end - range.start)];
-            self.view.read(range.start, &mut bytes)?;
-            if is_zero(&bytes) {
+            let sums = self.view.sums(range)?;
+            if sums.iter().all(|sum| *sum == Digest::ZERO) {
                 continue;
             }
-            let digest = chunk_digest(&bytes);
-            let data = Chunk::Data {
-                index,
-                bytes,
-                digest,
-            };
+            let digest = digest_of_sums(&sums);
+            let data = Chunk::Data { index, digest };
             if index == start {
                 return Ok(Some(data));
             }

@@ -10,7 +10,9 @@ use seawall_wal::{Geometry, Lineage, LogId, Lsn, Meta, VolumeId};
 
 use crate::base::{StateView, View};
 use crate::error::Error;
-use crate::export::{CHUNK_BYTES, chunk_count, chunk_digest, chunk_range};
+use crate::export::{
+    CHUNK_BYTES, chunk_count, chunk_digest, chunk_range, digest_of_sums, zero_chunk_digest,
+};
 use crate::image::{BASE_DIR, Image, base_dir, building_dir};
 use crate::open::{Access, Held, open_locked};
 use crate::section::{BaseFacts, Incomplete};
@@ -116,47 +118,71 @@ impl Install {
     }
 
     /// What the new image holds of a chunk, unless it is zeros. Read past the page cache: what an
-    /// earlier attempt left there and a failed sync lost is not taken for present (L-W2).
+    /// earlier attempt left there and a failed sync lost is not taken for present (L-W2). Its sums
+    /// do not count: a crash may have kept them and not the blocks.
     fn built(&self, range: &Range<u64>) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; to_usize(range.end - range.start)];
         let lba = range.start >> self.image.block_size().shift();
+        let end = range.end >> self.image.block_size().shift();
+        let data = self.image.next_data_unwatched(lba).ok()?;
+        if data.is_none_or(|data| data.start >= end) {
+            return None;
+        }
+        let mut bytes = vec![0; to_usize(range.end - range.start)];
         // OK because the digest of the chunk decides, whatever its sums say.
         drop(self.image.read_unwatched(lba, &mut bytes).ok()?);
         (!is_zero(&bytes)).then_some(bytes)
     }
 
-    fn old(&self, range: &Range<u64>) -> Option<Vec<u8>> {
-        let Place::Beside { view, .. } = &self.place else {
-            return None;
-        };
-        let mut bytes = vec![0; to_usize(range.end - range.start)];
-        let view = view.as_ref()?;
-        view.read(range.start, &mut bytes).ok().map(|()| bytes)
+    fn view(&self) -> Option<&StateView> {
+        match &self.place {
+            Place::Beside { view, .. } => view.as_ref(),
+            Place::InPlace => None,
+        }
     }
 
-    /// Digest of chunk `index` as the replica has it now, from re-read bytes, so that a matching
-    /// chunk is not sent (D12): of what an earlier attempt built, or of its old state.
+    fn old(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; to_usize(range.end - range.start)];
+        self.view()?.read(range.start, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    fn digest(&self, bytes: &[u8]) -> Digest {
+        chunk_digest(bytes, self.image.block_size())
+    }
+
+    /// Digest of chunk `index` as the replica seems to have it now: of the re-read bytes that an
+    /// earlier attempt built, or of its old state by the sums of that, so that comparing costs the
+    /// sums. [`Install::keep`] reads what matches before it counts (D12).
     ///
     /// # Errors
-    /// [`Error::InstallMismatch`] for a chunk outside the volume. An unreadable or damaged chunk
+    /// [`Error::InstallMismatch`] for a chunk outside the volume. A chunk of which nothing is known
     /// answers `None`: it has to be sent.
     pub fn present(&self, index: u64) -> Result<Option<Digest>, Error> {
         let range = self.range(index)?;
-        let built = self.built(&range).map(|bytes| chunk_digest(&bytes));
-        Ok(built.or_else(|| self.old(&range).map(|bytes| chunk_digest(&bytes))))
+        if let Some(bytes) = self.built(&range) {
+            return Ok(Some(self.digest(&bytes)));
+        }
+        let sums = self.view().and_then(|view| view.sums(range).ok());
+        Ok(sums.map(|sums| digest_of_sums(&sums)))
     }
 
-    /// Takes chunk `index` as [`Install::present`] showed it.
+    /// Takes chunk `index` as [`Install::present`] showed it. Its bytes are read and have to fit
+    /// `digest`; nothing has changed if they do not.
     ///
     /// # Errors
-    /// [`Error::InstallMismatch`] when it is not what `digest` says.
+    /// [`Error::InstallMismatch`] when it is not what `digest` says: it has to be sent.
     pub fn keep(&mut self, index: u64, digest: Digest) -> Result<(), Error> {
         let range = self.range(index)?;
-        let matches = |bytes: &[u8]| chunk_digest(bytes) == digest;
-        if let Some(bytes) = self.built(&range).filter(|bytes| matches(bytes)) {
+        if let Some(bytes) = self
+            .built(&range)
+            .filter(|bytes| self.digest(bytes) == digest)
+        {
             let sums = block_sums(&bytes, self.image.block_size());
             self.store_sums(&range, &sums)?;
-        } else if let Some(bytes) = self.old(&range).filter(|bytes| matches(bytes)) {
+        } else if let Some(bytes) = self
+            .old(&range)
+            .filter(|bytes| self.digest(bytes) == digest)
+        {
             self.take_over(&range, &bytes)?;
         } else {
             let what = "a chunk that was to be kept";
@@ -164,6 +190,23 @@ impl Install {
         }
         self.given[to_usize(index)] = Some(digest);
         Ok(())
+    }
+
+    /// Compares chunk `index` with what the primary has, and keeps it if it is the same; `false`
+    /// when it has to be sent.
+    ///
+    /// # Errors
+    /// [`Error::InstallMismatch`] for a chunk outside the volume, [`Error::Log`].
+    pub fn keep_if_present(&mut self, index: u64, digest: Digest) -> Result<bool, Error> {
+        if self.present(index)? != Some(digest) {
+            return Ok(false);
+        }
+        match self.keep(index, digest) {
+            Ok(()) => Ok(true),
+            // Sums that do not vouch for their blocks are no reason to go without the chunk.
+            Err(Error::InstallMismatch { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a chunk of the old state one of the new base: shared or copied by the file system
@@ -194,7 +237,7 @@ impl Install {
             let what = "the length of a chunk";
             return Err(Error::InstallMismatch { what });
         }
-        if chunk_digest(bytes) != digest {
+        if self.digest(bytes) != digest {
             let what = "the digest of a chunk";
             return Err(Error::InstallMismatch { what });
         }
@@ -238,10 +281,11 @@ impl Install {
         let mut writer = SumWriter::new(self.image.sums());
         writer.zero(blocks)?;
         writer.flush()?;
-        let full = chunk_digest(&vec![0; CHUNK_BYTES]);
+        let block_size = self.image.block_size();
+        let full = zero_chunk_digest(CHUNK_BYTES as u64, block_size);
         self.given[to_usize(first)..=to_usize(last)].fill(Some(full));
-        let short = to_usize(back.end - back.start);
-        self.given[to_usize(last)] = Some(chunk_digest(&vec![0; short]));
+        let short = zero_chunk_digest(back.end - back.start, block_size);
+        self.given[to_usize(last)] = Some(short);
         Ok(())
     }
 

@@ -131,7 +131,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 pub use base::{BasePin, SnapshotPin, StateView, View};
 pub use edge::Background;
 pub use error::Error;
-pub use export::{CHUNK_BYTES, Chunk, Chunks, chunk_count, chunk_digest};
+pub use export::{
+    CHUNK_BYTES, Chunk, Chunks, chunk_count, chunk_digest, chunk_range, read_chunk,
+    zero_chunk_digest,
+};
 pub use install::{Install, Manifest, sweep};
 pub use open::{Access, CreateOptions};
 pub use scrub::{ScrubFind, ScrubStatus};

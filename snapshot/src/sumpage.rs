@@ -75,8 +75,8 @@ pub(crate) fn is_sound(sector: u64, bytes: &[u8]) -> bool {
     Digest::from_bytes(&bytes[CHECK_AT..]) == check_of(sector, &bytes[..CHECK_AT])
 }
 
-/// A page with its sums. A sector with one of the `suspects` in it stays as unsound as it was found:
-/// its sums are not vouched for.
+/// A page with its sums. A sector with one of the `suspects` in it stays unsound: its sums are not
+/// vouched for.
 pub(crate) fn encode(page: u64, sums: &[Digest], suspects: &[u64], out: &mut [u8]) {
     let sectors = out.chunks_exact_mut(SECTOR_BYTES);
     let each = sums.chunks(to_usize(SECTOR_SUMS));

@@ -400,6 +400,13 @@ impl Volume {
         }
     }
 
+    /// Session and LSN of a base whose installation in place has begun and not ended (D12).
+    #[must_use]
+    pub fn incomplete_base(&self) -> Option<([u8; 16], Lsn)> {
+        let incomplete = self.facts().incomplete?;
+        Some((incomplete.session, incomplete.base))
+    }
+
     /// Every pin of every kind.
     #[must_use]
     pub fn pins(&self) -> Vec<PinInfo> {

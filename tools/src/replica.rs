@@ -32,9 +32,22 @@ pub struct Args {
     /// How the primary is met
     #[command(flatten)]
     pub link: link::Args,
+    /// Where a new base is built: beside the old one, which stays until it is whole, or over it,
+    /// for a node without the space for two; until that is whole this replica holds nothing
+    #[arg(long, value_enum, default_value_t = Install::Beside)]
+    pub install: Install,
     /// Print the address as JSON, and end with standard input
     #[arg(long, hide = true)]
     pub attached: bool,
+}
+
+/// Where a base is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Install {
+    /// Beside the old one
+    Beside,
+    /// Over the old one
+    InPlace,
 }
 
 /// Runs the command.
@@ -47,6 +60,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let events = edge::events(args.attached)?;
     let options = ReplicaOptions {
         security: args.link.security(&disk)?,
+        in_place: args.install == Install::InPlace,
     };
     common::check_parent(&disk, &args.dir)?;
     if args.demote {

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use seawall_snapshot::{CHUNK_BYTES, Chunk, Chunks, Digest, View, chunk_count, chunk_digest};
+use seawall_snapshot::{
+    CHUNK_BYTES, Chunk, Chunks, Digest, View, chunk_count, chunk_range, read_chunk,
+    zero_chunk_digest,
+};
 use seawall_wal::{Lsn, LsnRange};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -18,26 +21,24 @@ use crate::plan::Plan;
 use crate::progress::Phase;
 use crate::rebuild::{self, Compared, Install};
 
-/// Chunks in one offer, and offers under way: at most 32 MiB of chunks in memory.
-const OFFER_CHUNKS: usize = 8;
+/// Chunks in one offer, and offers under way. A chunk is read only when it is wanted, and one at a
+/// time.
+const OFFER_CHUNKS: usize = 32;
 const OFFERS_MAX: usize = 4;
 
-/// A chunk that is offered and may be wanted.
-struct Offered {
-    index: u64,
-    digest: Digest,
-    bytes: Vec<u8>,
-}
+/// Chunks that are offered and may be wanted, with their digests.
+type Offer = Vec<(u64, Digest)>;
 
-/// The base on its way: what is offered, and the sum over all chunks.
+/// The base on its way: what is offered, and the digests of all chunks.
 struct Transfer<'a, 'b> {
     attempt: &'a Attempt<'b>,
     tally: &'a mut Tally,
     compare: bool,
-    size: u64,
-    gathered: Vec<Offered>,
-    under_way: VecDeque<Vec<Offered>>,
-    sums: Xxh3,
+    view: &'a dyn View,
+    gathered: Offer,
+    under_way: VecDeque<Offer>,
+    /// In order of the chunks, as they were last seen.
+    digests: Vec<Digest>,
     done: u64,
 }
 
@@ -92,13 +93,16 @@ impl Attempt<'_> {
             committed: committed.max(view.lsn()),
             lineage: volume.log().lineage().through(view.lsn()),
         }))?;
-        let compare = match self.due("BaseReady")? {
-            Body::BaseReady { compare } => compare,
+        let (compare, install) = match self.due("BaseReady")? {
+            Body::BaseReady { compare, in_place } => match in_place {
+                true => (compare, Install::InPlace),
+                false => (compare, Install::Beside),
+            },
             body => return Err(self.talk.unexpected(&body, "BaseReady")),
         };
         self.shared.step(|core, now| {
             let orchestrator = &mut core.orchestrator;
-            orchestrator.begin_transfer(self.call(now), Install::Beside)
+            orchestrator.begin_transfer(self.call(now), install)
         })?;
         Ok(compare)
     }
@@ -113,10 +117,10 @@ impl Attempt<'_> {
             attempt: self,
             tally,
             compare,
-            size: view.size(),
+            view: &**view,
             gathered: Vec::new(),
             under_way: VecDeque::new(),
-            sums: Xxh3::new(),
+            digests: Vec::new(),
             done: 0,
         };
         self.begin_phase(Phase::Base, view.size());
@@ -127,8 +131,7 @@ impl Attempt<'_> {
         while !transfer.under_way.is_empty() {
             transfer.settle_oldest()?;
         }
-        let chunks = Digest(transfer.sums.digest128());
-        Ok((chunks, view.digest()?))
+        Ok((transfer.all_chunks(), view.digest()?))
     }
 
     fn finish_base(&self, lsn: Lsn, chunks: Digest, state: Digest) -> Result<(), Error> {
@@ -182,22 +185,9 @@ impl Transfer<'_, '_> {
     fn take(&mut self, chunk: Chunk) -> Result<(), Error> {
         match chunk {
             Chunk::Zero { first, count } => self.zeros(first, count),
-            Chunk::Data {
-                index,
-                bytes,
-                digest,
-            } => {
-                self.attempt.pace(bytes.len() as u64)?;
-                self.sums.update(&digest.0.to_le_bytes());
-                let offered = Offered {
-                    index,
-                    digest,
-                    bytes,
-                };
-                if !self.compare {
-                    return self.send(vec![offered]);
-                }
-                self.gathered.push(offered);
+            Chunk::Data { index, digest } => {
+                self.digests.push(digest);
+                self.gathered.push((index, digest));
                 match self.gathered.len() < OFFER_CHUNKS {
                     true => Ok(()),
                     false => self.offer(),
@@ -207,20 +197,28 @@ impl Transfer<'_, '_> {
     }
 
     fn zeros(&mut self, first: u64, count: u64) -> Result<(), Error> {
-        let whole = chunk_digest(&vec![0; CHUNK_BYTES]);
-        for index in first..first + count {
-            let start = index * CHUNK_BYTES as u64;
-            let length = (self.size - start).min(CHUNK_BYTES as u64);
-            let digest = match usize::try_from(length) {
-                Ok(CHUNK_BYTES) => whole,
-                Ok(length) => chunk_digest(&vec![0; length]),
-                Err(_) => unreachable!("a chunk is at most 1 MiB"),
-            };
-            self.sums.update(&digest.0.to_le_bytes());
-        }
+        let (size, block_size) = (self.view.size(), self.view.block_size());
+        let bytes = |index| {
+            let range = chunk_range(index, size);
+            range.end - range.start
+        };
+        let whole = zero_chunk_digest(bytes(first), block_size);
+        // All but the last chunk of a volume are as long as the first of these.
+        self.digests.extend((1..count).map(|_| whole));
+        let last = zero_chunk_digest(bytes(first + count - 1), block_size);
+        self.digests.push(last);
         self.tally.record.zero_chunks += count;
         self.attempt.talk.send(Body::ZeroChunks { first, count })?;
         self.progress(count, rebuild::Chunks::default())
+    }
+
+    /// XXH3-128 over the digests of all chunks in order.
+    fn all_chunks(&self) -> Digest {
+        let mut sums = Xxh3::new();
+        for digest in &self.digests {
+            sums.update(&digest.to_bytes());
+        }
+        Digest(sums.digest128())
     }
 
     /// Offers what was gathered; the oldest offer is settled first when too many are under way.
@@ -229,8 +227,10 @@ impl Transfer<'_, '_> {
             return Ok(());
         }
         let chunks = std::mem::take(&mut self.gathered);
-        let digests = chunks.iter().map(|chunk| (chunk.index, chunk.digest));
-        self.attempt.talk.send(Body::Offer(digests.collect()))?;
+        if !self.compare {
+            return self.send(&chunks);
+        }
+        self.attempt.talk.send(Body::Offer(chunks.clone()))?;
         self.under_way.push_back(chunks);
         match self.under_way.len() < OFFERS_MAX {
             true => Ok(()),
@@ -247,9 +247,9 @@ impl Transfer<'_, '_> {
             Body::Want(wanted) => wanted,
             body => return Err(self.attempt.talk.unexpected(&body, "Want")),
         };
-        let (send, matched): (Vec<_>, Vec<_>) = chunks
+        let (send, matched): (Offer, Offer) = chunks
             .into_iter()
-            .partition(|chunk| wanted.contains(&chunk.index));
+            .partition(|(index, _)| wanted.contains(index));
         if send.len() != wanted.len() {
             return Err(Error::Unexpected {
                 peer: self.attempt.talk.peer(),
@@ -264,16 +264,26 @@ impl Transfer<'_, '_> {
             ..rebuild::Chunks::default()
         };
         self.progress(matched, moved)?;
-        self.send(send)
+        self.send(&send)
     }
 
-    fn send(&mut self, chunks: Vec<Offered>) -> Result<(), Error> {
-        for chunk in chunks {
-            let bytes = chunk.bytes.len() as u64;
+    /// Reads and sends chunks. What was read and checked block by block decides on their digests.
+    fn send(&mut self, chunks: &[(u64, Digest)]) -> Result<(), Error> {
+        for &(index, offered) in chunks {
+            let range = chunk_range(index, self.view.size());
+            self.attempt.pace(range.end - range.start)?;
+            let (data, digest) = read_chunk(self.view, index)?;
+            if digest != offered {
+                tracing::warn!(index, "the sums of a chunk are not those of its blocks");
+                let place = usize::try_from(index).ok();
+                let place = place.and_then(|place| self.digests.get_mut(place));
+                *place.expect("a chunk was taken before it is sent") = digest;
+            }
+            let bytes = data.len() as u64;
             self.attempt.talk.send(Body::Chunk {
-                index: chunk.index,
-                digest: chunk.digest,
-                bytes: chunk.bytes,
+                index,
+                digest,
+                bytes: data,
             })?;
             self.tally.record.chunks_sent += 1;
             self.tally.record.bytes += bytes;
@@ -289,7 +299,7 @@ impl Transfer<'_, '_> {
 
     fn progress(&mut self, chunks: u64, moved: rebuild::Chunks) -> Result<(), Error> {
         self.done += chunks;
-        let progress = Some((self.done, chunk_count(self.size)));
+        let progress = Some((self.done, chunk_count(self.view.size())));
         let attempt = self.attempt;
         let (done, sent) = (self.done * CHUNK_BYTES as u64, moved.bytes);
         let skipped = self.tally.record.chunks_matched + self.tally.record.zero_chunks;

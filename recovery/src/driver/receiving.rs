@@ -1,5 +1,6 @@
 //! One session of a primary at the replica: takes the place of an older one, applies, acknowledges.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::replica::{Current, Gate, PATIENCE, Shared};
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::message::{Body, Fence, Hello, Message, Refusal};
-use crate::receiver::{self, Effect, Receiver, Stage};
+use crate::receiver::{self, Effect, Receiver, Stage, Taking};
 use crate::transport::Link;
 
 /// Batches that may wait for their sync.
@@ -160,7 +161,12 @@ impl Session<'_> {
         tracing::debug!(primary_head = %hello.head, "session begins");
         let report = receiver::report(volume, &self.shared.id, fresh)?;
         self.send(Body::HelloReply(report))?;
-        let mut receiver = Receiver::new(Arc::clone(volume), fresh);
+        let taking = Taking {
+            session: self.id,
+            compare: !fresh && !self.shared.distrusts.load(Ordering::Acquire),
+            in_place: self.shared.in_place,
+        };
+        let mut receiver = Receiver::new(Arc::clone(volume), taking);
         let (queue, tickets) = sync_channel(UNSYNCED_MAX);
         beside(
             "seawall-acker",
@@ -221,8 +227,15 @@ impl Session<'_> {
         }
         let effect = receiver.on(body);
         self.shared.show(Some(receiver.stage()));
-        if let Ok(Effect::Switched(volume, _)) = &effect {
-            self.shared.set_volume(Some(Arc::clone(volume)));
+        match &effect {
+            Ok(Effect::Switched(volume, _)) => {
+                self.shared.set_volume(Some(Arc::clone(volume)));
+                self.shared.distrusts.store(false, Ordering::Release);
+            }
+            Err(Error::Volume(VolumeError::InstallMismatch { .. })) => {
+                self.shared.distrusts.store(true, Ordering::Release);
+            }
+            _ => {}
         }
         drop(gate);
         if effect.is_err() {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ const CONNECTIONS_MAX: usize = 64;
 pub struct ReplicaOptions {
     /// How connections are protected.
     pub security: Security,
+    /// Install a base over the old one, for a node without the space for two. From its first byte
+    /// to its last the replica holds no state (D12, P05).
+    pub in_place: bool,
 }
 
 /// A replica of one volume. Dropping it stops its threads and closes the volume.
@@ -46,6 +50,10 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) dir: PathBuf,
     pub(super) id: String,
+    /// Bases are installed over the old one.
+    pub(super) in_place: bool,
+    /// A base did not come out as announced: the next one is taken without comparing chunks.
+    pub(super) distrusts: AtomicBool,
     listener: Listener,
     threads: Threads,
     /// Installing a base replaces it; `None` before the first handshake of an empty directory.
@@ -109,6 +117,8 @@ impl Replica {
             dir: dir.into(),
             id: id.into(),
             listener: Listener::bind(listen, &options.security)?,
+            in_place: options.in_place,
+            distrusts: AtomicBool::new(false),
             threads: Threads::default(),
             volume: RwLock::new(None),
             ctl: Mutex::new(None),

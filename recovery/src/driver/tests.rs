@@ -16,6 +16,7 @@ mod fencing;
 mod memory;
 mod pacing;
 mod paths;
+mod rebuilds;
 mod restarts;
 
 const PATIENCE: Duration = Duration::from_secs(30);

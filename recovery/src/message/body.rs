@@ -33,7 +33,10 @@ impl Body {
             | Body::DigestQuery { lsn }
             | Body::InSync { lsn } => w.lsn(*lsn),
             Body::BaseBegin(begin) => begin.encode(&mut w),
-            Body::BaseReady { compare } => w.bool(*compare),
+            Body::BaseReady { compare, in_place } => {
+                w.bool(*compare);
+                w.bool(*in_place);
+            }
             Body::Offer(chunks) => {
                 w.u32(count(chunks.len()));
                 for (index, digest) in chunks {
@@ -103,6 +106,7 @@ impl Body {
             13 => Body::BaseBegin(BaseBegin::decode(&mut r)?),
             14 => Body::BaseReady {
                 compare: r.bool("compare")?,
+                in_place: r.bool("in_place")?,
             },
             15 => Body::Offer(decode_list(&mut r, |r| Ok((r.u64()?, r.digest()?)))?),
             16 => Body::Want(decode_list(&mut r, |r| r.u64())?),

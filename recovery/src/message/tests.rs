@@ -130,7 +130,10 @@ fn samples() -> Vec<Body> {
             committed: lsn,
             lineage: lineage(),
         }),
-        Body::BaseReady { compare: true },
+        Body::BaseReady {
+            compare: true,
+            in_place: false,
+        },
         Body::Offer(vec![(0, Digest(1)), (3, Digest(2))]),
         Body::Want(vec![3]),
         Body::Chunk {

@@ -1,7 +1,9 @@
 //! Installing a base beside the old state (D12).
 
 use super::*;
-use crate::{CHUNK_BYTES, Chunk, Chunks, Install, Manifest, chunk_count, chunk_digest, sweep};
+use crate::{
+    CHUNK_BYTES, Chunk, Chunks, Install, Manifest, chunk_count, chunk_digest, read_chunk, sweep,
+};
 
 /// Four chunks and a short one.
 pub(super) const WIDE: u64 = 4 * 256 + 8;
@@ -54,7 +56,7 @@ pub(super) fn chunks_digest(view: &dyn View) -> Digest {
         let length = (view.size() - start).min(CHUNK_BYTES as u64);
         let mut bytes = vec![0; usize::try_from(length).unwrap()];
         view.read(start, &mut bytes).unwrap();
-        digests.extend(chunk_digest(&bytes).to_bytes());
+        digests.extend(chunk_digest(&bytes, BlockSize::DEFAULT).to_bytes());
     }
     Digest::of(&digests)
 }
@@ -65,20 +67,16 @@ pub(super) fn transfer(install: &mut Install, view: &dyn View, stop_after: usize
     for chunk in Chunks::of(view).map(Result::unwrap) {
         match chunk {
             Chunk::Zero { first, count } => install.zero(first, count).unwrap(),
-            Chunk::Data { index, digest, .. }
-                if install.present(index).unwrap() == Some(digest) =>
-            {
-                install.keep(index, digest).unwrap();
-            }
-            Chunk::Data {
-                index,
-                bytes,
-                digest,
-            } => {
+            Chunk::Data { index, digest } => {
+                if install.keep_if_present(index, digest).unwrap() {
+                    continue;
+                }
                 if sent.len() == stop_after {
                     break;
                 }
-                install.put(index, &bytes, digest).unwrap();
+                install
+                    .put(index, &read_chunk(view, index).unwrap().0, digest)
+                    .unwrap();
                 sent.push(index);
             }
         }
@@ -170,7 +168,7 @@ fn what_does_not_match_is_refused_and_the_old_state_stays() {
         refused(install.put(0, &bytes, Digest(1))),
         "the digest of a chunk"
     );
-    let digest = chunk_digest(&bytes);
+    let digest = chunk_digest(&bytes, BlockSize::DEFAULT);
     assert_eq!(
         refused(install.put(4, &bytes, digest)),
         "the length of a chunk"
@@ -257,11 +255,9 @@ fn a_crash_at_any_moment_of_an_install_leaves_the_old_state_or_the_new() {
         for chunk in Chunks::of(&view).map(Result::unwrap) {
             match chunk {
                 Chunk::Zero { first, count } => install.zero(first, count)?,
-                Chunk::Data {
-                    index,
-                    bytes,
-                    digest,
-                } => install.put(index, &bytes, digest)?,
+                Chunk::Data { index, digest } => {
+                    install.put(index, &read_chunk(&view, index)?.0, digest)?;
+                }
             }
         }
         install.switch(chunks, state)

@@ -3,7 +3,7 @@
 use super::install::{chunks_digest, manifest, replica, source, transfer};
 use super::*;
 use crate::section::BaseFacts;
-use crate::{Chunk, Chunks, Install};
+use crate::{Chunk, Chunks, Install, read_chunk};
 use seawall_wal::IoOp;
 use seawall_wal::disk::sim::{Effect, Fault};
 
@@ -61,17 +61,12 @@ fn install(
     for chunk in Chunks::of(&sent.view).map(Result::unwrap) {
         match chunk {
             Chunk::Zero { first, count } => install.zero(first, count)?,
-            Chunk::Data {
-                index,
-                bytes,
-                digest,
-            } => match install.present(index)? == Some(digest) {
-                true => install.keep(index, digest)?,
-                false => {
-                    install.put(index, &bytes, digest)?;
+            Chunk::Data { index, digest } => {
+                if !install.keep_if_present(index, digest)? {
+                    install.put(index, &read_chunk(&sent.view, index)?.0, digest)?;
                     taken.push(index);
                 }
-            },
+            }
         }
     }
     install.switch(sent.chunks, sent.state)

@@ -1,7 +1,7 @@
 //! Pinned views while the volume moves on.
 
 use super::*;
-use crate::{CHUNK_BYTES, Chunk, Chunks, chunk_digest};
+use crate::{CHUNK_BYTES, Chunk, Chunks, chunk_digest, read_chunk};
 use seawall_wal::IoOp;
 use seawall_wal::PinKind;
 use seawall_wal::disk::sim::{Effect, Fault};
@@ -142,7 +142,8 @@ fn a_view_that_cannot_be_preserved_is_broken_and_stops_no_checkpoint() {
 
 #[test]
 fn chunks_cover_a_view_in_order_with_holes_as_ranges() {
-    let place = Place::simulated(&SimDisk::new(1));
+    let sim = SimDisk::new(1);
+    let place = Place::simulated(&sim);
     let mut options = options(Role::Primary);
     // Five chunks, the last one short.
     options.geometry = geometry(4 * 256 + 8);
@@ -156,16 +157,32 @@ fn chunks_cover_a_view_in_order_with_holes_as_ranges() {
     second[..BLOCK].fill(5);
     let mut last = vec![0; 8 * BLOCK];
     last[7 * BLOCK..].fill(6);
-    let data = |index, bytes: Vec<u8>| Chunk::Data {
+    let data = |index, bytes: &[u8]| Chunk::Data {
         index,
-        digest: chunk_digest(&bytes),
-        bytes,
+        digest: chunk_digest(bytes, BlockSize::DEFAULT),
     };
     let zero = |first, count| Chunk::Zero { first, count };
+    let (one, four) = (data(1, &second), data(4, &last));
+    let all = [zero(0, 1), one.clone(), zero(2, 2), four.clone()];
+    assert_eq!(chunks, all);
+    let resumed = |first| Chunks::from(&view, first).map(Result::unwrap);
+    assert_eq!(resumed(1).collect::<Vec<_>>(), all[1..]);
+    assert_eq!(resumed(3).collect::<Vec<_>>(), [zero(3, 1), four]);
+    assert_eq!(resumed(5).count(), 0);
+    let read = read_chunk(&view, 1).unwrap();
     assert_eq!(
-        chunks,
-        [zero(0, 1), data(1, second), zero(2, 2), data(4, last)]
+        read,
+        (second.clone(), chunk_digest(&second, BlockSize::DEFAULT))
     );
+    // The digests of a pinned base come from its sums and from the log above it.
+    volume.checkpoint(Some(lsn(1))).unwrap();
+    volume.log().sync().unwrap();
+    let pin = volume.pin_base(lsn(2), "test").unwrap();
+    assert_eq!(pin.checkpoint(), Some(lsn(1)));
+    let image = Path::new("/volume/base/1/image");
+    sim.set_unreadable(image, 0..volume.size()).unwrap();
+    let chunks: Vec<Chunk> = Chunks::of(&pin).map(Result::unwrap).collect();
+    assert_eq!(chunks, all);
     let empty = volume.state_at(Lsn::ZERO, "test").unwrap();
     let chunks: Vec<Chunk> = Chunks::of(&empty).map(Result::unwrap).collect();
     assert_eq!(chunks, [zero(0, 5)]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use seawall_snapshot::{Chunk, Chunks, Durability, Error as VolumeError, View};
+use seawall_snapshot::{Chunk, Chunks, Durability, Error as VolumeError, View, read_chunk};
 use seawall_wal::Error as WalError;
 use seawall_wal::disk::{Disk, open_backend};
 use serde_json::{Map, Value, json};
@@ -255,12 +255,16 @@ fn stream(pin: &dyn View, over: &AtomicBool) -> Result<Streamed, Error> {
     let mut streamed = Streamed::default();
     'passes: loop {
         for chunk in Chunks::of(pin) {
-            match chunk {
-                Ok(Chunk::Data { bytes, digest, .. }) => {
+            let read = chunk.and_then(|chunk| match chunk {
+                Chunk::Data { index, .. } => read_chunk(pin, index).map(Some),
+                Chunk::Zero { .. } => Ok(None),
+            });
+            match read {
+                Ok(Some((bytes, digest))) => {
                     std::hint::black_box(digest);
                     streamed.bytes += bytes.len() as u64;
                 }
-                Ok(Chunk::Zero { .. }) => {}
+                Ok(None) => {}
                 // Under pressure a pin gives way and says so: that is a result.
                 Err(VolumeError::Log(WalError::PinBroken { .. })) => {
                     streamed.broken = 1;

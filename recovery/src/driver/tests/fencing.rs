@@ -249,7 +249,10 @@ impl Impostor {
         while let Some(body) = self.hear() {
             match body {
                 Body::Mark { .. } => self.say(Body::Marked),
-                Body::BaseBegin(_) => self.say(Body::BaseReady { compare: false }),
+                Body::BaseBegin(_) => self.say(Body::BaseReady {
+                    compare: false,
+                    in_place: false,
+                }),
                 Body::BaseEnd { chunks, .. } => {
                     let lsn = Lsn::new(100);
                     self.say(Body::BaseInstalled { lsn, chunks });

@@ -1,7 +1,7 @@
 //! Crashes of an install: the old state or the new, wholly, and never in between (D12).
 
 use super::*;
-use crate::{CHUNK_BYTES, Chunk, Chunks, Install, Manifest, chunk_count, chunk_digest};
+use crate::{CHUNK_BYTES, Chunk, Chunks, Install, Manifest, chunk_count, chunk_digest, read_chunk};
 
 /// A chunk and a short one.
 const WIDE: Shape = Shape {
@@ -65,7 +65,7 @@ impl Source {
             let length = (size - start).min(CHUNK_BYTES as u64);
             let mut bytes = vec![0; usize::try_from(length).unwrap()];
             self.pin.read(start, &mut bytes).unwrap();
-            digests.extend(chunk_digest(&bytes).to_bytes());
+            digests.extend(chunk_digest(&bytes, self.pin.block_size()).to_bytes());
         }
         Digest::of(&digests)
     }
@@ -76,17 +76,12 @@ impl Source {
         for chunk in Chunks::of(&self.pin) {
             match chunk.unwrap() {
                 Chunk::Zero { first, count } => install.zero(first, count)?,
-                Chunk::Data {
-                    index,
-                    bytes,
-                    digest,
-                } => match install.present(index)? == Some(digest) {
-                    true => install.keep(index, digest)?,
-                    false => {
-                        install.put(index, &bytes, digest)?;
+                Chunk::Data { index, digest } => {
+                    if !install.keep_if_present(index, digest)? {
+                        install.put(index, &read_chunk(&self.pin, index)?.0, digest)?;
                         sent += 1;
                     }
-                },
+                }
             }
         }
         Ok(sent)
