@@ -251,6 +251,7 @@ impl Follower {
                     break;
                 }
             }
+            drop(scanner);
             let Some(next) = seal else {
                 break;
             };
@@ -365,6 +366,7 @@ impl Follower {
                 && place.sequence.is_none_or(|due| due < frame.header.sequence)
                 && frontier_behind(self.frontier, &frame.header) > self.head
             {
+                drop(scanner);
                 return self.skip(frame.header.after, each, |follower| {
                     if let Some(place) = &mut follower.place {
                         (place.offset, place.sequence, place.looked) = (at, None, false);

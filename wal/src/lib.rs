@@ -204,6 +204,7 @@ mod sync;
 mod tests;
 mod ticket;
 mod walk;
+mod windows;
 
 pub use block::{BlockSize, Lba, LogId, NodeIncarnation, VolumeId};
 pub use clock::Clock;

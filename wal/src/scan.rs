@@ -9,8 +9,9 @@ use crate::frame::{self, FRAME_ALIGNMENT, FRAME_RECORDS_MAX, FrameKind};
 use crate::index::{Entry, PAGE_ENTRIES, SealedIndex, entries_of};
 use crate::log::{Ids, Log};
 use crate::record::{Record, RecordHeader};
-use crate::segment::{FIRST_FRAME_AT, SMALL_WINDOW_BYTES, Scanner, SegmentFile};
+use crate::segment::{FIRST_FRAME_AT, Scanner, SegmentFile};
 use crate::state::Found;
+use crate::windows::SMALL_WINDOW_BYTES;
 use crate::{Damage, Error, Lsn, LsnRange, RecordKind};
 
 /// How a scan gets at the bytes of a segment.

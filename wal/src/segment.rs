@@ -11,15 +11,13 @@ use crate::frame::{self, FRAME_ALIGNMENT, FrameHeader};
 use crate::handles::{Handles, Key};
 use crate::record::RecordHeader;
 use crate::sync::{Mutex, MutexGuard};
+use crate::windows::Windows;
 use crate::{Damage, Error, LogId, VolumeId};
 
 /// First byte behind the segment header.
 pub(crate) const FIRST_FRAME_AT: u64 = 4096;
 const MAGIC: u64 = u64::from_le_bytes(*b"SEAWSEG1");
 const VERSION: u16 = 1;
-const WINDOW_BYTES: usize = 2 << 20;
-/// Window of a reader that others should hardly notice.
-pub(crate) const SMALL_WINDOW_BYTES: usize = 256 << 10;
 
 pub(crate) mod layout {
     pub(crate) const MAGIC_AT: usize = 0;
@@ -258,15 +256,11 @@ impl FoundFrame {
     }
 }
 
-/// Reads a segment file front to back through a window of bounded size.
+/// Reads a segment file front to back, with bounded memory.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
-    file: &'a File,
     identity: SegmentHeader,
-    window: Buffer,
-    window_bytes: usize,
-    window_at: u64,
-    end: u64,
+    windows: Windows<'a>,
 }
 
 impl<'a> Scanner<'a> {
@@ -277,53 +271,28 @@ impl<'a> Scanner<'a> {
     pub(crate) fn new(file: &'a File, identity: SegmentHeader) -> Result<Scanner<'a>, Error> {
         let end = file.length()?.min(identity.segment_bytes);
         Ok(Scanner {
-            file,
             identity,
-            window: Buffer::zeroed(0),
-            window_bytes: WINDOW_BYTES,
-            window_at: 0,
-            end,
+            windows: Windows::new(file, end),
         })
     }
 
     /// Lets writes pass between its reads.
     pub(crate) fn in_small_reads(mut self) -> Scanner<'a> {
-        self.window_bytes = SMALL_WINDOW_BYTES;
+        self.windows.set_small();
         self
     }
 
     /// First offset behind the last byte.
     pub(crate) fn end(&self) -> u64 {
-        self.end
+        self.windows.end()
     }
 
     pub(crate) fn path(&self) -> PathBuf {
-        self.file.path().into()
+        self.windows.file().path().into()
     }
 
-    /// Bytes of the file, as many as asked for, or why they cannot be had.
     fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], Damage> {
-        if offset + length as u64 > self.end {
-            return Err(Damage::Length {
-                found: offset + length as u64,
-            });
-        }
-        let covered = offset >= self.window_at
-            && offset + length as u64 <= self.window_at + self.window.len() as u64;
-        if !covered {
-            let at = offset / FRAME_ALIGNMENT as u64 * FRAME_ALIGNMENT as u64;
-            let needed = usize::try_from(offset - at).expect("less than a page") + length;
-            let left = usize::try_from(self.end - at).unwrap_or(usize::MAX);
-            let wide = self
-                .file
-                .read_exact(at, needed.max(self.window_bytes).min(left));
-            // A bad sector costs what lies on it, not the window around it (L-E3).
-            let window = wide.or_else(|_| self.file.read_exact(at, needed));
-            self.window = window.map_err(|_| Damage::Unreadable)?;
-            self.window_at = at;
-        }
-        let from = usize::try_from(offset - self.window_at).expect("inside the window");
-        Ok(&self.window[from..from + length])
+        self.windows.bytes(offset, length)
     }
 
     /// The frame at `offset`, valid in itself: sum, log, generation and place (L1). Whether it
@@ -346,6 +315,7 @@ impl<'a> Scanner<'a> {
     /// A frame of the present life, or of an earlier one: of this log, or with records of this
     /// volume.
     fn frame_of(&mut self, offset: u64, present: bool) -> Result<FoundFrame, Damage> {
+        self.windows.pass(offset);
         let used = FrameHeader::peek(self.bytes(offset, frame::layout::BYTES)?)?;
         let (header, records, digest) = FrameHeader::decode(self.bytes(offset, used)?)?;
         let identity = &self.identity;
