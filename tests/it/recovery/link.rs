@@ -104,7 +104,7 @@ impl Pair {
             }
             // A look takes the primary's lock; nobody says when its status changed.
             let (_never, silence) = std::sync::mpsc::channel::<()>();
-            drop(silence.recv_timeout(Duration::from_millis(20)));
+            let _ = silence.recv_timeout(Duration::from_millis(20));
         }
         panic!("never {state}: {}", self.primary.status().to_json());
     }

@@ -105,6 +105,8 @@ fn round(
         .streams
         .push(stream.with_records_each(records / pieces));
     let (_, engine) = stored.open(true, LogMode::ReadOnly)?;
+    // The open reads what no index speaks for.
+    stored.forget()?;
     // Once only: the second pass would find everything in the page cache.
     let cold = pass(&engine, callers, Until::Done(callers.into()))?;
     yielded.cold.push(cold.with_records_each(records));
