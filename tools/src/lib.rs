@@ -23,6 +23,7 @@ pub mod import;
 pub mod link;
 pub mod main_of;
 pub mod maintain;
+mod paint;
 pub mod primary;
 pub mod promote;
 pub mod replica;

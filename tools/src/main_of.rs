@@ -19,7 +19,7 @@ pub fn main<A: Parser>(
         Ok(arguments) => arguments,
         Err(error) => return refuse::<A>(&error),
     };
-    let mut out = BufWriter::new(stdout());
+    let mut out = BufWriter::new(anstream::AutoStream::auto(stdout()));
     let result = work(&arguments, &mut out).and_then(|exit| {
         out.flush()?;
         Ok(exit)

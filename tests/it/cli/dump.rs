@@ -513,6 +513,32 @@ fn wrong_use_of_the_dump_is_one_line_and_makes_nothing() {
     wal_dump(&[volume.as_str(), "--salvage", &empty]).refused(2, &empty);
 }
 
+#[test]
+fn colours_are_for_terminals_and_not_for_those_who_refuse_them() {
+    let dir = scratch();
+    let volume = volume_of(dir.path(), 1..4);
+    let (file, at) = place_of(&volume, 2);
+    flip(&file, at + 4000);
+    let piped = wal_dump(&[volume.as_str()]).ok().stdout;
+    assert!(
+        piped.contains("BAD SUM") && !piped.contains('\x1b'),
+        "{piped:?}"
+    );
+    let on_terminal = |environment: &str, words: &str| {
+        let dump = program("wal-dump");
+        let call = format!("{environment} {} {volume} {words}", dump.display());
+        let shown = run("script", &["-qec", &call, "/dev/null"]).stdout;
+        assert!(
+            shown.contains("lsn") || shown.contains("BAD SUM"),
+            "{shown:?}"
+        );
+        shown.contains('\x1b')
+    };
+    assert!(on_terminal("env -u NO_COLOR TERM=xterm", ""));
+    assert!(!on_terminal("env NO_COLOR=1 TERM=xterm", ""));
+    assert!(!on_terminal("env -u NO_COLOR TERM=xterm", "--json"));
+}
+
 /// A dump that follows, and ends within its test.
 fn follow(volume: &str) -> Node {
     Node::start(program("wal-dump"), &[volume, "--follow", "--json"])

@@ -26,6 +26,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls", &["seawall-recovery"]),
     ("rcgen", &[]),
     ("clap", &["seawall-tools"]),
+    ("anstream", &["seawall-tools"]),
+    ("anstyle", &["seawall-tools"]),
     ("humantime", &["seawall-tools"]),
     ("indicatif", &["seawall-tools"]),
     ("tempfile", &["seawall-tools", "seawall-peers"]),

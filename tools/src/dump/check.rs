@@ -10,6 +10,7 @@ use crate::dump::source::{Source, gather, walk};
 use crate::dump::verdict::{Judge, Known};
 use crate::dump::{Args, damage_json};
 use crate::error::Error;
+use crate::paint::{self, Painted};
 
 /// Readings of a directory that must all find a damage before it counts.
 const READINGS: usize = 3;
@@ -86,11 +87,15 @@ pub(super) fn verify(
         let (again, _) = judge(disk, &gather(disk, path)?)?;
         damage.retain(|at| again.contains(at));
     }
-    for (places, kind) in [(&damage, "damage"), (&torn, "torn")] {
+    let kinds = [
+        (&damage, "damage", paint::BAD),
+        (&torn, "torn", paint::WARN),
+    ];
+    for (places, kind, style) in kinds {
         for at in places {
             match args.json {
                 true => writeln!(out, "{}", damage_json(at, kind))?,
-                false => writeln!(out, "{kind}: {at}")?,
+                false => writeln!(out, "{} {at}", Painted(style, format_args!("{kind}:")))?,
             }
         }
     }

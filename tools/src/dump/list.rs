@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::dump::source::{Segment, Source, state_of, walk};
 use crate::dump::{Args, damage_json};
 use crate::error::Error;
+use crate::paint::{self, Painted};
 use crate::time;
 
 /// The frame that the records behind it lie in.
@@ -116,11 +117,11 @@ impl<'a> Printer<'a> {
             return writeln!(self.out, "{object}");
         }
         if !std::mem::replace(&mut self.titled, true) {
-            writeln!(
-                self.out,
+            let title = format!(
                 "{:>10} {:>9} {:<12} {:>12} {:>7} {:>9}  {:<24} TIME",
                 "LSN", "EPOCH", "KIND", "LBA", "BLOCKS", "FRAME", "PLACE"
-            )?;
+            );
+            writeln!(self.out, "{}", Painted(paint::TITLE, title))?;
         }
         row.print(self.out)?;
         hex.map_or(Ok(()), |bytes| dump_hex(bytes, row.payload.len(), self.out))
@@ -130,7 +131,7 @@ impl<'a> Printer<'a> {
     fn bytes(&mut self, at: &Corrupt) -> std::io::Result<()> {
         match self.args.json {
             true => writeln!(self.out, "{}", damage_json(at, "unreadable")),
-            false => writeln!(self.out, "no frame: {at}"),
+            false => writeln!(self.out, "{} {at}", Painted(paint::WARN, "no frame:")),
         }
     }
 
@@ -176,14 +177,14 @@ impl Row<'_> {
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let header = self.header;
         let verdict = if self.sum_ok { "" } else { "  BAD SUM" };
+        let verdict = Painted(paint::BAD, verdict);
         let state = match self.state {
             "live" => String::new(),
             "stale" => format!("  stale, generation {}", self.frame.generation),
             other => format!("  {other}"),
         };
-        writeln!(
-            out,
-            "{:>10} {:>9} {:<12} {:>12} {:>7} {:>9}  {:<24} {}{verdict}{state}",
+        let row = format!(
+            "{:>10} {:>9} {:<12} {:>12} {:>7} {:>9}  {:<24} {}",
             header.lsn.get(),
             format!("{}.{}", header.epoch, header.incarnation),
             header.kind.name(),
@@ -192,7 +193,10 @@ impl Row<'_> {
             self.frame.sequence,
             format!("{}:{}", self.segment, self.offset),
             time::show(self.frame.timestamp_ns),
-        )
+        );
+        let counts = self.state == "live";
+        let row = Painted(if counts { paint::PLAIN } else { paint::FAINT }, row);
+        writeln!(out, "{row}{verdict}{state}")
     }
 }
 

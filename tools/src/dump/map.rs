@@ -14,6 +14,7 @@ use crate::dump::check::judge;
 use crate::dump::heat::Heat;
 use crate::dump::source::{Segment, Source, walk};
 use crate::error::Error;
+use crate::paint::{self, Painted};
 
 /// Cells of the picture of the volume, and those of one line of it.
 const CELLS: u64 = 1024;
@@ -277,11 +278,11 @@ fn print_segments(lines: &[Line<'_>], facts: &Facts, out: &mut dyn Write) -> Res
         known(facts.head),
         if facts.live { "" } else { "  (at rest)" },
     )?;
-    writeln!(
-        out,
+    let title = format!(
         "{:<14} {:>10} {:>10} {:>10}  {:<22} STATE",
         "SEGMENT", "GENERATION", "FIRST", "LAST", "FILLED"
-    )?;
+    );
+    writeln!(out, "{}", Painted(paint::TITLE, title))?;
     for line in lines {
         let segment = line.segment;
         let number = |number: Option<u64>| number.map_or("-".to_owned(), |it| it.to_string());
@@ -294,11 +295,21 @@ fn print_segments(lines: &[Line<'_>], facts: &Facts, out: &mut dyn Write) -> Res
             number(lsns.map(|(first, _)| first.get())),
             number(lsns.map(|(_, last)| last.get())),
             bar(segment.end, segment.size),
-            line.state,
+            Painted(style_of(line.state), line.state),
             remark(line),
         )?;
     }
     Ok(())
+}
+
+fn style_of(state: &str) -> anstyle::Style {
+    match state {
+        "damaged" => paint::BAD,
+        "pinned" => paint::WARN,
+        "active" => paint::GOOD,
+        "free" => paint::FAINT,
+        _ => paint::PLAIN,
+    }
 }
 
 fn remark(line: &Line<'_>) -> String {
