@@ -14,6 +14,7 @@ mod common;
 mod copy;
 pub mod create;
 pub mod demo;
+pub mod docs;
 pub mod dump;
 mod edge;
 mod error;

@@ -1,5 +1,5 @@
-//! Colours for eyes. Whoever prints to something else than a terminal, or under `NO_COLOR`, gets the
-//! text alone: standard output strips them (`main_of`). JSON has none.
+//! Colours for eyes. Whoever prints to something else than a terminal, or under `NO_COLOR`, gets
+//! the text alone: standard output strips them (`main_of`). JSON has none.
 
 use std::fmt::{self, Display, Formatter};
 

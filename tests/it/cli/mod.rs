@@ -4,6 +4,7 @@
 mod backend;
 mod bench;
 mod damage;
+mod docs;
 mod dump;
 mod files;
 mod kill;

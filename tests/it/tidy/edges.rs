@@ -26,6 +26,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls", &["seawall-recovery"]),
     ("rcgen", &[]),
     ("clap", &["seawall-tools"]),
+    ("clap_complete", &["seawall-tools"]),
+    ("clap_mangen", &["seawall-tools"]),
     ("anstream", &["seawall-tools"]),
     ("anstyle", &["seawall-tools"]),
     ("humantime", &["seawall-tools"]),

@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use seawall_tools::exit::Exit;
 use seawall_tools::{
-    Error, bench, create, demo, export, import, main_of, maintain, primary, promote, replica,
+    Error, bench, create, demo, docs, export, import, main_of, maintain, primary, promote, replica,
     status, stress, verify,
 };
 
@@ -33,6 +33,8 @@ enum Command {
     Verify(verify::Args),
     Bench(bench::Args),
     Stress(stress::Args),
+    #[command(hide = true)]
+    Docs(docs::Args),
 }
 
 fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Error> {
@@ -50,6 +52,7 @@ fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Error> {
         Command::Verify(args) => verify::run(args, out),
         Command::Bench(args) => bench::run(args, out),
         Command::Stress(args) => stress::run(args, out),
+        Command::Docs(args) => docs::run(args, Arguments::command(), out),
     }
 }
 
