@@ -108,7 +108,8 @@ fn a_block_and_its_sum_that_both_went_back_in_time_are_found_by_the_digest() {
     assert_eq!(found[0].file, Path::new(SUMS));
 }
 
-/// A sum that failed together with its block cannot be told, so the digest is taken over all others.
+/// A sum that failed together with its block cannot be told, so the digest is taken over all
+/// others.
 #[test]
 fn the_digest_is_right_again_once_a_block_and_its_sum_that_both_failed_are_overwritten() {
     let sim = SimDisk::new(1);

@@ -284,9 +284,9 @@ fn fixed_story() -> Vec<Op> {
     ]
 }
 
-/// Pins of every kind over three captures, whose preserved blocks overlap, released from the middle,
-/// the newest and the oldest end, each followed by what it held back: a layer that is punched out
-/// of the scratch file, the file itself, the log.
+/// Pins of every kind over three captures, whose preserved blocks overlap, released from the
+/// middle, the newest and the oldest end, each followed by what it held back: a layer that is
+/// punched out of the scratch file, the file itself, the log.
 fn release_story() -> Vec<Op> {
     let round = |first, blocks, fill| [SHAPE.write(first, blocks, fill), Op::Flush];
     let mut ops = Vec::new();
