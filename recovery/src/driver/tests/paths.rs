@@ -1,5 +1,7 @@
 //! Every outcome, and every source of a rebuild.
 
+use seawall_wal::SegmentState;
+
 use super::*;
 
 #[test]
@@ -217,8 +219,17 @@ fn an_ahead_replica_is_truncated_after_a_promotion() {
     r2.shutdown().unwrap();
 }
 
-/// Flips one bit of the record `lsn` in the log of `volume`.
+/// Flips one bit of the record `lsn` in the log of `volume`, once every sealed segment has its
+/// index: without one an open would find the damage before anybody reads the record.
 fn damage(lab: &Lab, volume: &Volume, lsn: Lsn) {
+    let segments = volume.log().segments();
+    let sealed = segments.iter().filter(|s| s.state == SegmentState::Sealed);
+    let index_of = |name: &str| volume.dir().join("wal").join(name).with_extension("idx");
+    let indexes: Vec<_> = sealed.map(|segment| index_of(&segment.name)).collect();
+    let missing = |path: &PathBuf| File::open(&lab.disk, path, OpenMode::Read).is_err();
+    while indexes.iter().any(missing) {
+        volume.log().step().unwrap();
+    }
     let payload = volume.log().read_record(lsn).unwrap();
     let wal = volume.dir().join("wal");
     for name in list(lab.disk.as_ref(), &wal).unwrap() {
