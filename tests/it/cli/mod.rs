@@ -8,6 +8,7 @@ mod docs;
 mod dump;
 mod files;
 mod kill;
+mod live;
 mod wrong_use;
 
 use std::path::{Path, PathBuf};
