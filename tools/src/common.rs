@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use seawall_snapshot::{Access, Error as VolumeError, Volume};
 use seawall_wal::disk::{self, Choice, Disk, File, FileDisk, OpenMode};
 use seawall_wal::{
@@ -14,6 +15,9 @@ use crate::error::Error;
 
 /// Bytes moved by one read or write of a command.
 pub(crate) const PIECE_BYTES: u64 = 1 << 20;
+
+/// Between two signs of life.
+const TICK: Duration = Duration::from_millis(200);
 
 /// How often a live volume is looked at again when a file vanished under the reader (D24).
 const LOOKS_MAX: u32 = 10;
@@ -212,7 +216,28 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 pub(crate) fn progress(bytes: u64, verb: &'static str) -> ProgressBar {
     let template = "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     let style = ProgressStyle::with_template(template).expect("the template is constant");
-    ProgressBar::new(bytes).with_style(style).with_prefix(verb)
+    let bar = ProgressBar::new(bytes).with_style(style);
+    bar.with_prefix(verb).with_finish(ProgressFinish::AndClear)
+}
+
+/// As [`progress`], of things that are counted.
+pub(crate) fn counter(count: u64, verb: &'static str) -> ProgressBar {
+    let template = "{prefix} {bar:30} {pos}/{len} {per_sec} {eta}";
+    let style = ProgressStyle::with_template(template).expect("the template is constant");
+    let bar = ProgressBar::new(count).with_style(style);
+    bar.with_prefix(verb).with_finish(ProgressFinish::AndClear)
+}
+
+/// A sign of life on standard error, if that is a terminal, for work that does not tell how far it
+/// is. It goes away when dropped.
+pub(crate) fn spinner(verb: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {spinner} {elapsed}");
+    let style = style.expect("the template is constant");
+    let bar = ProgressBar::new_spinner().with_style(style);
+    let bar = bar.with_prefix(verb).with_finish(ProgressFinish::AndClear);
+    bar.tick();
+    bar.enable_steady_tick(TICK);
+    bar
 }
 
 #[cfg(test)]

@@ -35,11 +35,13 @@ pub struct ReclaimArgs {
 /// What the volume says; a full disk fails this call only (D21).
 pub fn checkpoint(args: &CheckpointArgs, out: &mut dyn Write) -> Result<Exit, Error> {
     let volume = common::open_whole(&common::disk(), &args.dir, Access::Maintain)?;
+    let busy = common::spinner("checkpoint");
     let checkpoint = volume
         .checkpoint(None)
         .map_err(|source| common::at(&args.dir, source))?;
     let frontiers = volume.log().frontiers();
     volume.close()?;
+    drop(busy);
     writeln!(
         out,
         "checkpoint {checkpoint} of {}; committed {}, head {}",
@@ -80,11 +82,13 @@ pub fn reclaim(args: &ReclaimArgs, out: &mut dyn Write) -> Result<Exit, Error> {
     let (disk, through) = (common::disk(), Lsn::new(args.through));
     check_committed(&disk, &args.dir, through)?;
     let volume = common::open_whole(&disk, &args.dir, Access::Maintain)?;
+    let busy = common::spinner("reclaim");
     let tail = volume
         .advance_tail(through)
         .map_err(|source| common::at(&args.dir, source))?;
     let first = volume.log().first_retained();
     volume.close()?;
+    drop(busy);
     writeln!(
         out,
         "tail {tail} of {}; first retained LSN {first}",

@@ -528,7 +528,10 @@ fn colours_are_for_terminals_and_not_for_those_who_refuse_them() {
     );
     let on_terminal = |environment: &str, words: &str| {
         let dump = program("wal-dump");
-        let call = format!("{environment} {} {volume} {words}", dump.display());
+        let call = format!(
+            "{environment} {} {volume} {words} 2>/dev/null",
+            dump.display()
+        );
         let shown = run("script", &["-qec", &call, "/dev/null"]).stdout;
         assert!(
             shown.contains("lsn") || shown.contains("BAD SUM"),
@@ -539,4 +542,34 @@ fn colours_are_for_terminals_and_not_for_those_who_refuse_them() {
     assert!(on_terminal("env -u NO_COLOR TERM=xterm", ""));
     assert!(!on_terminal("env NO_COLOR=1 TERM=xterm", ""));
     assert!(!on_terminal("env -u NO_COLOR TERM=xterm", "--json"));
+}
+
+#[test]
+fn progress_is_for_terminals_alone() {
+    let dir = scratch();
+    let volume = volume_of(dir.path(), 1..4);
+    let (out, image) = (arg(dir.path(), "out"), arg(dir.path(), "image"));
+    let start_over = || {
+        drop(std::fs::remove_dir_all(&out));
+        drop(std::fs::remove_file(&image));
+    };
+    for (binary, words) in [
+        ("wal-dump", vec![volume.as_str(), "--stats"]),
+        ("wal-dump", vec![volume.as_str(), "--map"]),
+        ("wal-dump", vec![volume.as_str(), "--verify"]),
+        ("wal-dump", vec![volume.as_str(), "--salvage", &out]),
+        ("seawall", vec!["verify", &volume]),
+        ("seawall", vec!["checkpoint", &volume]),
+        ("seawall", vec!["reclaim", &volume, "--through", "0"]),
+        ("seawall", vec!["export", &volume, &image]),
+    ] {
+        start_over();
+        let program = program(binary);
+        assert_eq!(run(&program, &words).ok().stderr, "", "{words:?}");
+        start_over();
+        let call = words.join(" ");
+        let call = format!("TERM=xterm {} {call} >/dev/null", program.display());
+        let shown = run("script", &["-qec", &call, "/dev/null"]).ok().stdout;
+        assert!(shown.contains('\x1b'), "{words:?} shows nothing: {shown:?}");
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use seawall_wal::disk::Disk;
 use seawall_wal::{Corrupt, Inspected};
 
-use crate::dump::source::{Source, gather, walk};
+use crate::dump::source::{Source, gather, walk_watched};
 use crate::dump::verdict::{Judge, Known};
 use crate::dump::{Args, damage_json};
 use crate::error::Error;
@@ -40,7 +40,7 @@ pub(super) fn judge(
     let known = known(source);
     let mut judge = Judge::new(known);
     let mut in_header = true;
-    walk(disk, source, &mut |segment, found| {
+    walk_watched(disk, source, "verify", &mut |segment, found| {
         match found {
             _ if segment.lsns.is_some_and(|(_, last)| last <= known.tail) => {}
             Inspected::Segment { .. } => in_header = true,

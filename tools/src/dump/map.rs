@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::dump::Args;
 use crate::dump::check::judge;
 use crate::dump::heat::Heat;
-use crate::dump::source::{Segment, Source, walk};
+use crate::dump::source::{Segment, Source, walk_watched};
 use crate::error::Error;
 use crate::paint::{self, Painted};
 
@@ -171,7 +171,7 @@ pub(super) fn map(
     damage.extend(source.odd.iter().cloned());
     let mut heat = Heat::default();
     let mut timestamp = 0;
-    walk(disk, source, &mut |_, found| {
+    walk_watched(disk, source, "map", &mut |_, found| {
         match found {
             Inspected::Frame { timestamp_ns, .. } => timestamp = timestamp_ns,
             Inspected::Record { header, .. }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::common;
 use crate::dump::Args;
-use crate::dump::source::{Segment, Source, state_of, walk};
+use crate::dump::source::{Segment, Source, state_of, walk_watched};
 use crate::error::Error;
 
 /// LSNs that no intact record was found for.
@@ -173,7 +173,7 @@ fn frontier(disk: &Arc<dyn Disk>, source: &Source) -> Result<Lsn, Error> {
         meta.committed.max(closed)
     });
     let mut frontier = Lsn::ZERO;
-    walk(disk, source, &mut |_, found| {
+    walk_watched(disk, source, "look", &mut |_, found| {
         if let Inspected::Frame {
             frontier: recorded,
             truncated_after,
@@ -228,7 +228,7 @@ fn copy(
         .filter(|segment| segment.lsns.is_some());
     let newest = newest.max_by_key(|segment| segment.generation);
     let log = log.or_else(|| newest.and_then(|segment| segment.log));
-    walk(disk, source, &mut |segment, found| {
+    walk_watched(disk, source, "salvage", &mut |segment, found| {
         match found {
             Inspected::Frame { sequence, .. } => sequence_now = sequence,
             Inspected::Record {

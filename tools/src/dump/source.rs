@@ -66,7 +66,10 @@ pub(super) fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error>
     // OK because a dump also serves where meta is damaged or absent; then less is known.
     let (meta, mut odd) = meta_dir.map_or((None, Vec::new()), |dir| read_meta(disk, dir));
     let mut segments = Vec::new();
-    for name in disk::list(disk.as_ref(), &wal)? {
+    let names = disk::list(disk.as_ref(), &wal)?;
+    let bar = common::counter(names.len() as u64, "look");
+    for name in names {
+        bar.inc(1);
         if name.ends_with(".seg") {
             match survey(disk, &wal.join(name)) {
                 Err(error) if is_gone(&error) => {}
@@ -74,6 +77,7 @@ pub(super) fn gather(disk: &Arc<dyn Disk>, path: &Path) -> Result<Source, Error>
             }
         }
     }
+    bar.finish_and_clear();
     if segments.is_empty() {
         return Err(Error::BadPath {
             path: path.into(),
@@ -240,6 +244,25 @@ pub(super) fn walk(disk: &Arc<dyn Disk>, source: &Source, each: Each<'_>) -> Res
         }
     }
     Ok(())
+}
+
+/// As [`walk`], with a bar on standard error that shows how far it is.
+pub(super) fn walk_watched(
+    disk: &Arc<dyn Disk>,
+    source: &Source,
+    verb: &'static str,
+    each: Each<'_>,
+) -> Result<(), Error> {
+    let all = source.segments.iter().map(|segment| segment.end).sum();
+    let bar = common::progress(all, verb);
+    let result = walk(disk, source, &mut |segment, found| {
+        if let Inspected::Frame { bytes, .. } = &found {
+            bar.inc(*bytes);
+        }
+        each(segment, found)
+    });
+    bar.finish_and_clear();
+    result
 }
 
 fn walk_segment(disk: &Arc<dyn Disk>, segment: &Segment, each: Each<'_>) -> Result<(), Error> {

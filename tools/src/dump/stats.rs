@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::dump::Args;
 use crate::dump::heat::{Heat, Touched};
-use crate::dump::source::{Source, walk};
+use crate::dump::source::{Source, walk_watched};
 use crate::error::Error;
 use crate::time;
 
@@ -124,7 +124,7 @@ pub(super) fn stats(
     out: &mut dyn Write,
 ) -> Result<(), Error> {
     let mut totals = Totals::default();
-    walk(disk, source, &mut |_, found| {
+    walk_watched(disk, source, "count", &mut |_, found| {
         totals.add(&found, args);
         Ok(())
     })?;
