@@ -24,6 +24,7 @@ pub mod import;
 pub mod link;
 pub mod main_of;
 pub mod maintain;
+mod metrics;
 mod paint;
 pub mod primary;
 pub mod promote;

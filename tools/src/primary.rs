@@ -19,6 +19,7 @@ use crate::edge::{self, Event};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::link;
+use crate::metrics;
 
 /// How often the state of the replicas is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -40,6 +41,9 @@ pub struct Args {
     /// host:port that answers seawall status
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+    /// host:port that answers GET /metrics in Prometheus text, over plain HTTP
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<String>,
     /// How replicas are reached and questions are answered
     #[command(flatten)]
     pub link: link::Args,
@@ -120,10 +124,11 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         false => writeln!(out, "primary of {} is up", args.dir.display())?,
     }
     out.flush()?;
-    let served = match args.commands {
+    let text = || metrics::text(&primary.status(), Some(volume.log().stats()));
+    let served = metrics::beside(args.metrics.as_deref(), text, || match args.commands {
         true => commands::serve(&primary, &events, out),
         false => watch(&primary, &events, out),
-    };
+    });
     primary.shutdown();
     volume.close()?;
     served.map(|()| Exit::Fine)

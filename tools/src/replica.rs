@@ -14,6 +14,7 @@ use crate::edge::{self, Event};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::link;
+use crate::metrics;
 
 /// Receives the records of a primary and acknowledges them, until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub struct Args {
     /// The directory was a primary's whose epoch is over: it becomes a replica
     #[arg(long)]
     pub demote: bool,
+    /// host:port that answers GET /metrics in Prometheus text, over plain HTTP
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<String>,
     /// How the primary is met
     #[command(flatten)]
     pub link: link::Args,
@@ -69,13 +73,16 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let clock = common::clock();
     let replica = Replica::serve(&disk, &clock, &args.dir, &args.id, &args.listen, options)?;
     announce(args, &replica, out)?;
-    for event in &events {
-        match event {
-            Event::Stop | Event::EndOfInput => break,
-            Event::Line(_) => {}
-        }
-    }
+    let text = || {
+        let log = replica.volume().map(|volume| volume.log().stats());
+        metrics::text(&replica.status(), log)
+    };
+    let served = metrics::beside(args.metrics.as_deref(), text, || {
+        events.iter().find(|event| !matches!(event, Event::Line(_)));
+        Ok(())
+    });
     replica.shutdown()?;
+    served?;
     Ok(Exit::Fine)
 }
 
