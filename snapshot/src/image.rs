@@ -10,7 +10,7 @@ use seawall_wal::disk::{
 use seawall_wal::{BlockSize, Geometry, Meta};
 
 use crate::error::Error;
-use crate::pipe::WritePipe;
+use crate::pipe::{ReadPipe, WritePipe};
 use crate::section::BaseFacts;
 use crate::sumpage::Blocks;
 use crate::sums::{Digest, Sums, block_sum};
@@ -259,6 +259,11 @@ impl Image {
     /// Writes in flight of blocks that have their place.
     pub(crate) fn writes(&self) -> WritePipe<'_> {
         WritePipe::of(self.direct.as_ref().unwrap_or(&self.file))
+    }
+
+    /// Blocks read one by one, many in flight, past the page cache; whoever takes one checks it.
+    pub(crate) fn reads(&self) -> ReadPipe<'_> {
+        ReadPipe::of(&self.reads, self.block_size().bytes_usize())
     }
 
     /// Writes neighbours from `lba` on that may lie in a hole.

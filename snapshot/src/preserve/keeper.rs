@@ -12,8 +12,13 @@ use crate::image::RUN_BYTES;
 use crate::index::Index;
 use crate::rangemap::RangeMap;
 use crate::repair::read_verified;
-use crate::sums::{SumCursor, block_sums};
+use crate::sums::{Digest, SumCursor, block_sums};
 use crate::{lock, read_lock, to_usize, write_lock};
+
+/// Neighbours up to this many are read block by block, with others in flight.
+const FEW_BLOCKS_MAX: usize = 8;
+/// Blocks that wait to be read so.
+const WAITING_MAX: usize = 2048;
 
 /// Copies what views lack into a new layer.
 pub(super) struct Keeper<'a> {
@@ -23,6 +28,8 @@ pub(super) struct Keeper<'a> {
     checkpoint: Lsn,
     layer: Layer,
     found: Vec<(Range<u64>, Old)>,
+    /// Blocks that lie apart, and their sums.
+    waiting: Vec<(u64, Digest)>,
     /// Blocks of the last slots, which are not in the file yet.
     run: Vec<u8>,
 }
@@ -36,6 +43,7 @@ impl<'a> Keeper<'a> {
             checkpoint: store.log.frontiers().checkpoint,
             layer: store.begin_layer(),
             found: Vec::new(),
+            waiting: Vec::new(),
             run: Vec::new(),
         }
     }
@@ -46,6 +54,7 @@ impl<'a> Keeper<'a> {
                 self.keep(piece)?;
             }
         }
+        self.keep_waiting()?;
         self.flush()
     }
 
@@ -68,15 +77,50 @@ impl<'a> Keeper<'a> {
     fn keep(&mut self, range: Range<u64>) -> Result<(), Error> {
         self.found.push((range.clone(), Old::Zero));
         let run_max = (RUN_BYTES >> self.store.image.block_size().shift()) as u64;
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        self.cursor.visit(range, &mut |lba, _| {
-            match runs.last_mut() {
-                Some(run) if run.end == lba && run.end - run.start < run_max => run.end += 1,
-                _ => runs.push(lba..lba + 1),
-            }
+        let mut blocks: Vec<(u64, Digest)> = Vec::new();
+        self.cursor.visit(range, &mut |lba, sum| {
+            blocks.push((lba, sum));
             Ok(())
         })?;
-        runs.into_iter().try_for_each(|run| self.keep_run(run))
+        let follows =
+            |a: &(u64, Digest), b: &(u64, Digest)| a.0 + 1 == b.0 && !b.0.is_multiple_of(run_max);
+        for run in blocks.chunk_by(follows) {
+            if run.len() <= FEW_BLOCKS_MAX {
+                self.waiting.extend(run);
+            } else {
+                self.keep_run(run[0].0..run[0].0 + run.len() as u64)?;
+            }
+        }
+        match self.waiting.len() < WAITING_MAX {
+            true => Ok(()),
+            false => self.keep_waiting(),
+        }
+    }
+
+    /// Reads the blocks that lie apart, many in flight. One that is not as its sum says is read
+    /// again by itself, and from the log if need be.
+    fn keep_waiting(&mut self) -> Result<(), Error> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let store = Arc::clone(self.store);
+        let mut reads = store.image.reads();
+        let mut ahead = waiting.iter();
+        for (lba, sum) in &waiting {
+            while !reads.is_full()
+                && let Some((next, _)) = ahead.next()
+            {
+                reads.submit(*next);
+            }
+            let read = reads.take().and_then(Result::ok);
+            let sound = |bytes: &Buffer| block_sums(bytes, store.image.block_size()) == [*sum];
+            match read.filter(sound) {
+                Some(bytes) => {
+                    self.make_room(1);
+                    self.put(*lba..*lba + 1, &bytes)?;
+                }
+                None => self.keep_run(*lba..*lba + 1)?,
+            }
+        }
+        Ok(())
     }
 
     fn keep_run(&mut self, run: Range<u64>) -> Result<(), Error> {
@@ -97,12 +141,19 @@ impl<'a> Keeper<'a> {
             }
             Err(error) => return Err(error),
         }
+        self.put(run, &bytes)
+    }
+
+    /// Gives the blocks of a run the next slots.
+    fn put(&mut self, run: Range<u64>, bytes: &[u8]) -> Result<(), Error> {
+        let block_size = self.store.image.block_size();
+        let count = run.end - run.start;
         let slot = self.layer.first + self.layer.sums.len() as u64;
-        self.layer.sums.extend(block_sums(&bytes, block_size));
+        self.layer.sums.extend(block_sums(bytes, block_size));
         lock(&self.store.scratch).slots += count;
         let lba = run.start;
         self.found.push((run, Old::Slot { slot, lba }));
-        self.run.extend_from_slice(&bytes);
+        self.run.extend_from_slice(bytes);
         match self.run.len() < RUN_BYTES {
             true => Ok(()),
             false => self.flush(),

@@ -25,15 +25,16 @@ impl Buffer {
     #[must_use]
     pub fn zeroed(length: usize) -> Buffer {
         let layout = layout_of(length);
-        let kept = take_page(layout).inspect(|page| {
-            // SAFETY: a page has the size of the layout and belongs to nobody else.
-            unsafe { page.as_ptr().write_bytes(0, layout.size()) };
-        });
-        let start = kept.unwrap_or_else(|| {
+        let start = if layout.size() == PAGE_BYTES {
+            let page = take_page();
+            // SAFETY: a page has this size and belongs to nobody else.
+            unsafe { page.as_ptr().write_bytes(0, PAGE_BYTES) };
+            page
+        } else {
             // SAFETY: the layout has a size of at least one byte.
             let start = unsafe { alloc_zeroed(layout) };
             NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout))
-        });
+        };
         Buffer {
             start,
             length,
@@ -59,11 +60,13 @@ impl Buffer {
         let lengths = parts.iter().map(|part| part.len());
         let length = lengths.fold(0, usize::saturating_add);
         let layout = layout_of(length);
-        let start = take_page(layout).unwrap_or_else(|| {
+        let start = if layout.size() == PAGE_BYTES {
+            take_page()
+        } else {
             // SAFETY: the layout has a size of at least one byte.
             let start = unsafe { alloc(layout) };
             NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout))
-        });
+        };
         let mut filled = 0;
         for part in parts {
             // SAFETY: the parts add up to `length`, which the allocation holds; it is new, so that
@@ -95,8 +98,9 @@ fn layout_of(length: usize) -> Layout {
 
 /// The size of nearly every buffer of a server whose clients write single blocks.
 const PAGE_BYTES: usize = 4096;
-/// Pages kept for the next buffers: 4 MiB.
-const PAGES_MAX: usize = 1024;
+/// Pages that are asked for together. One by one each would cost two: the allocator keeps its books
+/// in front of what it gives out, and that is a page to be aligned as well.
+const SLAB_PAGES: usize = 64;
 
 /// Memory of a page that no buffer has.
 struct Page(NonNull<u8>);
@@ -104,8 +108,8 @@ struct Page(NonNull<u8>);
 // SAFETY: nobody else has a pointer to the page.
 unsafe impl Send for Page {}
 
-/// Pages between two buffers. Aligned memory is expensive to get, and most of it is given back by
-/// another thread than the one that asked for it.
+/// Pages between two buffers, as many as were in use at once. Aligned memory is expensive to get,
+/// and most of it is given back by another thread than the one that asked for it.
 static PAGES: Mutex<Vec<Page>> = Mutex::new(Vec::new());
 
 fn pages() -> MutexGuard<'static, Vec<Page>> {
@@ -113,22 +117,22 @@ fn pages() -> MutexGuard<'static, Vec<Page>> {
     PAGES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn take_page(layout: Layout) -> Option<NonNull<u8>> {
-    let page = (layout.size() == PAGE_BYTES).then(|| pages().pop())?;
-    page.map(|Page(start)| start)
-}
-
-/// Whether the page is kept; otherwise it is the caller's to free.
-fn keep_page(start: NonNull<u8>, layout: Layout) -> bool {
-    if layout.size() != PAGE_BYTES {
-        return false;
-    }
+/// A page, whatever is in it.
+fn take_page() -> NonNull<u8> {
     let mut pages = pages();
-    let room = pages.len() < PAGES_MAX;
-    if room {
-        pages.push(Page(start));
+    if let Some(Page(start)) = pages.pop() {
+        return start;
     }
-    room
+    let slab = layout_of(SLAB_PAGES * PAGE_BYTES);
+    // SAFETY: the layout has a size of at least one byte. Its bytes are given a value, so that a
+    // page never shows memory that has none.
+    let start = unsafe { alloc_zeroed(slab) };
+    let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(slab));
+    for number in 1..SLAB_PAGES {
+        // SAFETY: the slab has so many pages.
+        pages.push(Page(unsafe { start.add(number * PAGE_BYTES) }));
+    }
+    start
 }
 
 impl Deref for Buffer {
@@ -149,7 +153,8 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if keep_page(self.start, self.layout) {
+        if self.layout.size() == PAGE_BYTES {
+            pages().push(Page(self.start));
             return;
         }
         // SAFETY: `start` was allocated with this very layout and is freed once.
