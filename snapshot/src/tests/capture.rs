@@ -301,3 +301,24 @@ fn damage_in_a_record_that_no_block_needs_stops_no_capture() {
     assert_eq!([1, 2, 3].map(|lba| get(&volume, lba)), [13, 12, 14]);
     assert_eq!(volume.digest().1, digest_of(&[(1, 13), (2, 12), (3, 14)]));
 }
+
+#[test]
+fn what_was_written_lately_is_read_and_captured_without_reading_the_log() {
+    let sim = SimDisk::new(1);
+    let volume = half_captured(&sim);
+    sim.inject(Fault::at(IoOp::Read, Effect::FailErrno(5)).on(".seg"));
+    let mut newest = vec![0; BLOCK];
+    volume.read(0, &mut newest).unwrap();
+    assert_eq!(newest, vec![100; BLOCK]);
+    volume.checkpoint(None).unwrap();
+    assert_eq!(sim.faults_left(), 1, "a segment was read");
+    sim.clear_faults();
+    // A new process has nothing at hand: the same state comes out of log and image.
+    volume.log().sync().unwrap();
+    let before = state(&volume, 100);
+    drop(volume);
+    let opened = reopen(&sim.crash(1));
+    assert_eq!(state(&opened, 100), before);
+    assert_eq!(opened.digest(), (lsn(100), digest_of(&before)));
+    assert_eq!(damage_of(&opened), []);
+}
