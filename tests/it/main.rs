@@ -15,5 +15,6 @@ mod demo;
 mod harness;
 mod nbd;
 mod recovery;
+mod snapshot;
 mod tidy;
 mod torture;

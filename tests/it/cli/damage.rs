@@ -2,25 +2,15 @@
 //! good.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use seawall::snapshot::{Access, Durability, Volume};
-use seawall::wal::SystemClock;
-use seawall::wal::disk::{Disk, FileDisk};
+use seawall::snapshot::{Durability, Volume};
 use serde_json::Value;
 
-use super::{arg, create};
+use super::{arg, create, open};
 use crate::harness::{Random, nbdkit_plugin, run, scratch, seawall, wal_dump, write_file};
 
 const BLOCK: usize = 4096;
 const RECORDS: u8 = 6;
-
-fn open(volume: &str) -> Arc<Volume> {
-    let disk: Arc<dyn Disk> = FileDisk::new();
-    let clock = SystemClock::new();
-    let (volume, _) = Volume::open(&disk, volume.as_ref(), &clock, Access::Primary).unwrap();
-    volume
-}
 
 /// Writes one record per frame: block n holds n + 1.
 fn fill(volume: &Volume) {
