@@ -40,8 +40,8 @@ enum Next {
     Here(Window),
 }
 
-/// See the module text. Three windows are in memory at most: the one that was passed is kept for the
-/// next read.
+/// See the module text. Three windows are in memory at most: the one that was passed is kept for
+/// the next read.
 #[derive(Debug)]
 pub(crate) struct Windows<'a> {
     file: &'a File,
