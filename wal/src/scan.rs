@@ -199,10 +199,14 @@ impl Held {
         true
     }
 
-    /// Reads into the buffer of `used`, if it has the size.
+    /// Reads `length` bytes and no more, into the buffer of `used` if it has the size: what lies
+    /// behind the last frame is stale as soon as the next one is written.
     fn read(used: Held, file: &File, at: u64, length: usize) -> Option<Held> {
         let buffer = match used {
-            Held::Read(buffer) if buffer.len() >= length => buffer,
+            Held::Read(mut buffer) if buffer.len() >= length => {
+                buffer.truncate(length);
+                buffer
+            }
             _ => Buffer::zeroed(length),
         };
         let read = file.read_into(at, buffer).ok()?;
