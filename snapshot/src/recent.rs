@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use seawall_wal::Lsn;
-use seawall_wal::disk::Bytes;
+use seawall_wal::disk::{Buffer, Bytes};
 
 use crate::{lock, to_usize};
 
-/// Payload kept at most.
+/// Memory of the payload kept, at most.
 const BYTES_MAX: usize = 64 << 20;
 const SHARDS: u64 = 16;
 
@@ -35,10 +35,17 @@ struct Kept {
     payload: Bytes,
 }
 
+impl Kept {
+    /// Memory that it takes: a small payload has a whole page.
+    fn bytes(&self) -> usize {
+        self.payload.len().max(Buffer::ALIGNMENT)
+    }
+}
+
 impl Shard {
     fn forget(&mut self, lsn: Lsn) {
         if let Some(kept) = self.payloads.remove(&lsn) {
-            self.bytes -= kept.payload.len();
+            self.bytes -= kept.bytes();
         }
     }
 }
@@ -57,14 +64,16 @@ impl Recent {
     /// Keeps the payload of a record that begins at block `first`; the oldest give way to it.
     pub(crate) fn keep(&self, lsn: Lsn, first: u64, payload: &Bytes) {
         let mut shard = lock(self.shard(lsn));
-        shard.bytes += payload.len();
+        shard.forget(lsn);
         let payload = Bytes::clone(payload);
-        shard.payloads.insert(lsn, Kept { first, payload });
+        let kept = Kept { first, payload };
+        shard.bytes += kept.bytes();
+        shard.payloads.insert(lsn, kept);
         while shard.bytes > BYTES_MAX / to_usize(SHARDS) {
             let Some((_, oldest)) = shard.payloads.pop_first() else {
                 return;
             };
-            shard.bytes -= oldest.payload.len();
+            shard.bytes -= oldest.bytes();
         }
     }
 
@@ -87,7 +96,7 @@ impl Recent {
             let mut shard = lock(shard);
             let later = shard.payloads.split_off(&through.next());
             shard.payloads = later;
-            shard.bytes = shard.payloads.values().map(|kept| kept.payload.len()).sum();
+            shard.bytes = shard.payloads.values().map(Kept::bytes).sum();
         }
     }
 
@@ -101,8 +110,6 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use seawall_wal::disk::Buffer;
 
     use super::*;
 
@@ -130,6 +137,28 @@ mod tests {
         assert_eq!(newest[0], 200);
         recent.keep(Lsn::new(7), 7, &payload(7, 5 << 20));
         assert!(held(&recent) <= BYTES_MAX, "one that is too large alone");
+    }
+
+    #[test]
+    fn payload_of_single_small_blocks_takes_no_more_memory_than_the_bound() {
+        let recent = Recent::new();
+        for lsn in 1..=200_000 {
+            recent.keep(Lsn::new(lsn), lsn, &payload(lsn, 512));
+        }
+        let kept: usize = recent.shards.iter().map(|s| lock(s).payloads.len()).sum();
+        assert!(
+            kept * Buffer::ALIGNMENT <= BYTES_MAX,
+            "{} MiB",
+            (kept * Buffer::ALIGNMENT) >> 20
+        );
+    }
+
+    #[test]
+    fn an_lsn_that_is_kept_again_counts_once() {
+        let recent = Recent::new();
+        recent.keep(Lsn::new(5), 40, &payload(5, 8192));
+        recent.keep(Lsn::new(5), 41, &payload(5, 4096));
+        assert_eq!(held(&recent), 4096);
     }
 
     #[test]
