@@ -226,8 +226,9 @@ impl Newest {
             .iter()
             .map(|shard| write_lock(&shard.index))
             .collect();
-        let fresh = Newest::of(&change()?);
+        let changed = change();
         self.recent.clear();
+        let fresh = Newest::of(&changed?);
         for (index, shard) in held.iter_mut().zip(fresh.shards) {
             **index = shard
                 .index

@@ -402,6 +402,7 @@ pub(crate) fn open_locked(
         replay: report.clone(),
         newest,
         captures: AtomicU64::new(0),
+        truncations: AtomicU64::new(0),
         lost,
         base: Mutex::new(Base {
             facts,

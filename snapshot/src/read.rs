@@ -19,6 +19,7 @@ const ATTEMPTS_MAX: u32 = 1000;
 struct Lookup {
     pieces: Vec<Piece>,
     captures: u64,
+    truncations: u64,
 }
 
 impl Volume {
@@ -68,15 +69,41 @@ impl Volume {
         self.lost.check(range)?;
         // Before the index is looked at: a checkpoint that begins later counts as one meanwhile.
         let captures = self.captures.load(Ordering::SeqCst);
+        let truncations = self.truncations.load(Ordering::SeqCst);
         Ok(Lookup {
             pieces: self.newest.pieces(range),
             captures,
+            truncations,
         })
     }
 
-    /// `false` when a checkpoint rewrote what was read meanwhile.
+    /// `false` when a checkpoint rewrote what was read meanwhile, or a truncation cut it.
     fn try_read(&self, range: &Range<u64>, out: &mut [u8]) -> Result<bool, Error> {
         let lookup = self.lookup(range)?;
+        self.read_looked_up(lookup, range, out)
+    }
+
+    fn read_looked_up(
+        &self,
+        lookup: Lookup,
+        range: &Range<u64>,
+        out: &mut [u8],
+    ) -> Result<bool, Error> {
+        let truncations = lookup.truncations;
+        let read = self.read_pieces(lookup, range, out);
+        // D4: an LSN that was cut may name a record about other blocks by now.
+        match self.truncations.load(Ordering::SeqCst) == truncations {
+            true => read,
+            false => Ok(false),
+        }
+    }
+
+    fn read_pieces(
+        &self,
+        lookup: Lookup,
+        range: &Range<u64>,
+        out: &mut [u8],
+    ) -> Result<bool, Error> {
         let size = self.geometry.block_size.bytes_usize();
         for (piece, version) in lookup.pieces {
             let first = to_usize(piece.start - range.start) * size;
@@ -98,8 +125,11 @@ impl Volume {
             && let Some(payload) = self.newest.payload(version.lsn, first)
         {
             let skipped = to_usize((lba - first) << self.geometry.block_size.shift());
-            out.copy_from_slice(&payload[skipped..skipped + out.len()]);
-            return Ok(());
+            // It is shorter only where the LSN was cut and given to another record.
+            if let Some(part) = payload.get(skipped..skipped + out.len()) {
+                out.copy_from_slice(part);
+                return Ok(());
+            }
         }
         version.read(&self.log, lba, out)
     }
@@ -165,5 +195,93 @@ impl Volume {
         Error::BaseIncomplete {
             path: self.dir.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use seawall_wal::disk::Disk;
+    use seawall_wal::disk::sim::SimDisk;
+    use seawall_wal::{BlockSize, Geometry, Lsn, LsnRange, Record, Role, SystemClock};
+
+    use super::*;
+    use crate::{Access, CreateOptions, Durability};
+
+    const BLOCK: usize = 4096;
+
+    fn volume(disk: &Arc<dyn Disk>, name: &str, role: Role, access: Access) -> Arc<Volume> {
+        let options = CreateOptions {
+            volume: Some(seawall_wal::VolumeId([7; 16])),
+            geometry: Geometry {
+                block_size: BlockSize::DEFAULT,
+                blocks: 64,
+                segment_bytes: 1 << 20,
+            },
+            role,
+        };
+        Volume::create(disk, Path::new(name), options).unwrap();
+        let clock: Arc<dyn seawall_wal::Clock> = SystemClock::new();
+        Volume::open(disk, Path::new(name), &clock, access)
+            .unwrap()
+            .0
+    }
+
+    fn records(of: &Volume, after: u64, through: u64) -> Vec<Record> {
+        let range = LsnRange::new(Lsn::new(after), Lsn::new(through));
+        of.log.read(range).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// LSN 2 is given to another record between the lookup of a read and its payload.
+    fn reused(old: (u64, usize), new: (u64, usize)) -> (Result<bool, Error>, Vec<u8>) {
+        let disk: Arc<dyn Disk> = SimDisk::new(1);
+        let first = volume(&disk, "/first", Role::Primary, Access::Primary);
+        let second = volume(&disk, "/second", Role::Primary, Access::Primary);
+        let replica = volume(&disk, "/replica", Role::Replica, Access::Replica);
+        let put = |volume: &Volume, (lba, count): (u64, usize), value: u8| {
+            let bytes = vec![value; count * BLOCK];
+            volume
+                .write(lba * BLOCK as u64, &bytes, Durability::Durable)
+                .unwrap();
+        };
+        for primary in [&first, &second] {
+            put(primary, (0, 64), 1);
+        }
+        put(&first, old, 2);
+        put(&second, new, 3);
+        replica
+            .receive(records(&first, 0, 2))
+            .unwrap()
+            .wait()
+            .unwrap();
+        let range = old.0..old.0 + old.1 as u64;
+        let mut out = vec![0xee; old.1 * BLOCK];
+        let lookup = replica.lookup(&range).unwrap();
+        replica.truncate(Lsn::new(1)).unwrap();
+        replica
+            .receive(records(&second, 1, 2))
+            .unwrap()
+            .wait()
+            .unwrap();
+        let done = replica.read_looked_up(lookup, &range, &mut out);
+        (done, out)
+    }
+
+    #[test]
+    fn a_read_during_a_truncation_never_shows_the_payload_of_another_block() {
+        // Only block 40 has value 3 afterwards; blocks 8 to 11 hold 1.
+        let (done, out) = reused((8, 2), (40, 2));
+        assert!(
+            !matches!(done, Ok(true)) || out[0] != 3,
+            "bytes of another block"
+        );
+    }
+
+    #[test]
+    fn a_read_during_a_truncation_never_panics() {
+        let (done, _) = reused((8, 4), (8, 1));
+        assert!(!matches!(done, Ok(true)));
     }
 }

@@ -52,6 +52,8 @@ pub struct Volume {
     pub(crate) newest: Newest,
     /// Checkpoints that began to write the image.
     pub(crate) captures: AtomicU64,
+    /// Truncations that began: an LSN above one names another record than before.
+    pub(crate) truncations: AtomicU64,
     /// Blocks whose newest record is damaged.
     pub(crate) lost: Lost,
     /// What is known about the image.
@@ -330,11 +332,15 @@ impl Volume {
             }));
         }
         let _alone = self.newest.all_alone();
+        let mut truncated = Ok(());
         self.newest.replace(|| {
-            self.log.truncate(after)?;
+            self.truncations.fetch_add(1, Ordering::SeqCst);
+            truncated = self.log.truncate(after);
+            // Whatever failed: readers are told what the log holds now.
             let range = LsnRange::new(facts.checkpoint, self.log.applied());
             Ok(self.log.places(range)?)
-        })
+        })?;
+        Ok(truncated?)
     }
 
     /// The exact state at `lsn`, for every LSN in [base, head], as a reader that stays valid while

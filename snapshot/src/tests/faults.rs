@@ -232,3 +232,39 @@ fn a_tail_that_meta_failed_to_take_is_not_acknowledged_by_asking_again() {
         "{again:?}"
     );
 }
+
+#[test]
+fn what_a_failed_truncation_cut_is_not_read() {
+    for op in [IoOp::Write, IoOp::Sync] {
+        for part in ["meta", ".seg"] {
+            for nth in 0..4 {
+                let sim = SimDisk::new(1);
+                let place = Place::simulated(&sim);
+                let primary = place.primary();
+                for value in 1..=3 {
+                    put(&primary, 1, value);
+                }
+                place.create("replica", options(Role::Replica));
+                let replica = place.try_open("replica", Access::Replica).unwrap();
+                let range = seawall_wal::LsnRange::new(Lsn::ZERO, lsn(3));
+                let records = primary
+                    .log()
+                    .read(range)
+                    .unwrap()
+                    .map(Result::unwrap)
+                    .collect();
+                replica.receive(records).unwrap().wait().unwrap();
+                sim.inject(Fault::at(op, Effect::FailErrno(5)).on(part).after(nth));
+                let truncated = replica.truncate(lsn(2));
+                sim.clear_faults();
+                let mut out = [0; BLOCK];
+                let read = replica.read(BLOCK as u64, &mut out);
+                let head = replica.log().frontiers().head;
+                assert!(truncated.is_err() || head == lsn(2));
+                if head == lsn(2) && read.is_ok() {
+                    assert_eq!(out[0], 2, "{op:?} {part} {nth}");
+                }
+            }
+        }
+    }
+}
