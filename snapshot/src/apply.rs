@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     placed: Vec<bool>,
     /// Their new sums.
     sums: Vec<Digest>,
+    /// Blocks whose pages of sums were mended in memory.
+    pub(crate) mended: Vec<u64>,
 }
 
 /// The payload blocks of a range of blocks, if it takes payload.
@@ -78,6 +80,7 @@ impl Plan {
             pieces,
             placed: Vec::new(),
             sums: vec![Digest::ZERO; number],
+            mended: Vec::new(),
         }
     }
 
@@ -103,6 +106,7 @@ impl Plan {
             })?;
             number += blocks;
         }
+        plan.mended = cursor.mended().to_vec();
         if cursor.is_doubtful() {
             tracing::warn!("the digest is taken over all sums: old ones cannot be told any more");
             rest = untouched_digest(image, touched)?;

@@ -44,6 +44,7 @@ fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
     volume.log.sync_through(target)?;
     let touched = touched(&volume.log, facts.checkpoint, target)?;
     let (plan, rest) = Plan::begin(&volume.image, facts.digest, &touched)?;
+    refresh(volume, &plan)?;
     volume.preserved.keep(&touched);
     let intent = Intent { target, rest };
     // S3: nothing is written to the image before this is durable.
@@ -55,6 +56,18 @@ fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
         },
     )?;
     complete(volume, intent, &touched, plan)
+}
+
+/// Makes durable what the sums have to be, as long as the blocks vouch for it: once others of their
+/// sector are written, too many sums differ from their blocks for the damaged one to be told.
+fn refresh(volume: &Volume, plan: &Plan) -> Result<(), Error> {
+    if plan.mended.is_empty() {
+        return Ok(());
+    }
+    volume.image_usable()?;
+    let sums = volume.image.sums();
+    sums.refresh(plan.mended.iter().copied())?;
+    volume.synced(sums.sync())
 }
 
 /// Finishes a checkpoint that a crash or a failure left open. The caller holds the capture lock.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::image::{Image, RUN_BYTES, is_failed_read};
 use crate::index::Index;
 use crate::repair::Versions;
-use crate::sums::{Digest, Rot, SumCursor, SumWriter};
+use crate::sums::{Digest, Rot, SumCursor};
 use crate::volume::Volume;
 use crate::{checkpoint, lock, to_usize};
 
@@ -127,19 +127,15 @@ fn settle(volume: &Volume, medium: &Image, seen: &Scrubbed) -> Result<Vec<ScrubF
     Ok(finds)
 }
 
-/// Writes sums that failed their own sum again. What they have to be is known, so a crash puts
-/// nothing at risk.
+/// Writes sums that failed their own sum again.
 fn refresh(volume: &Volume, rotten: &[Rot]) -> Result<Vec<ScrubFind>, Error> {
     if rotten.is_empty() {
         return Ok(Vec::new());
     }
-    let mut writer = SumWriter::new(volume.image.sums());
-    for rot in rotten {
-        writer.refresh(rot.lba)?;
-    }
-    writer.flush()?;
-    volume.synced(volume.image.sums().sync())?;
     let lbas: Vec<u64> = rotten.iter().map(|rot| rot.lba).collect();
+    let sums = volume.image.sums();
+    sums.refresh(lbas.iter().copied())?;
+    volume.synced(sums.sync())?;
     let versions = Versions::find(&volume.log, volume.facts().checkpoint, &lbas);
     let find = |lba| {
         let find = ScrubFind {

@@ -102,6 +102,15 @@ pub(crate) struct Blocks {
     pub(crate) count: u64,
 }
 
+/// What became of sectors that were read.
+#[derive(Debug, Default)]
+pub(crate) struct Mended {
+    /// The blocks whose sums may still be wrong.
+    pub(crate) suspects: Vec<u64>,
+    /// One was unsound, and is no longer.
+    pub(crate) mended: bool,
+}
+
 impl Blocks {
     /// The sums of the blocks of a sector as they are now; `None` where one cannot be read.
     fn sums(&self, sector: u64) -> Vec<Option<Digest>> {
@@ -123,20 +132,20 @@ impl Blocks {
         sums
     }
 
-    /// Mends the unsound ones of whole sectors from number `first` on, in memory. Gives the blocks
-    /// whose sums may still be wrong.
-    pub(crate) fn mend(&self, first: u64, sectors: &mut [u8]) -> Vec<u64> {
-        let mut suspects = Vec::new();
+    /// Mends the unsound ones of whole sectors from number `first` on, in memory.
+    pub(crate) fn mend(&self, first: u64, sectors: &mut [u8]) -> Mended {
+        let mut done = Mended::default();
         for (number, sector) in (first..).zip(sectors.chunks_exact_mut(SECTOR_BYTES)) {
             if !is_sound(number, sector) {
                 let left = self.mend_sector(number, sector);
                 let (mended, lba) = (left.is_empty(), number * SECTOR_SUMS);
                 tracing::warn!(path = %self.file.path().display(), lba, mended,
                     "the sums of 31 blocks from here on failed their own sum");
-                suspects.extend(left);
+                done.mended |= mended;
+                done.suspects.extend(left);
             }
         }
-        suspects
+        done
     }
 
     fn mend_sector(&self, number: u64, sector: &mut [u8]) -> Vec<u64> {

@@ -15,7 +15,8 @@ use crate::image::is_failed_read;
 use crate::pipe::{ReadPipe, WritePipe};
 use crate::sumcache::SumCache;
 use crate::sumpage::{
-    self, Blocks, PAGE_BYTES, PAGE_SUMS, SECTOR_BYTES, SECTOR_SUMS, is_sound, page_at, sums_of,
+    self, Blocks, Mended, PAGE_BYTES, PAGE_SUMS, SECTOR_BYTES, SECTOR_SUMS, is_sound, page_at,
+    sums_of,
 };
 use crate::to_usize;
 
@@ -148,6 +149,8 @@ pub(crate) struct Rot {
 struct Page {
     sums: Vec<Digest>,
     suspects: Vec<u64>,
+    /// It is not on disk as it is here.
+    mended: bool,
 }
 
 impl Page {
@@ -246,16 +249,20 @@ impl Sums {
     fn load_page(&self, page: u64) -> Result<Buffer, Error> {
         let seen = self.cache.before_read();
         let mut bytes = self.file.read_exact(page_at(page), PAGE_BYTES)?;
-        if self.blocks.mend(page * 8, &mut bytes).is_empty() {
+        if self.blocks.mend(page * 8, &mut bytes).suspects.is_empty() {
             self.cache.keep(page, &bytes, seen);
         }
         Ok(bytes)
     }
 
     fn page_of(&self, page: u64, mut bytes: Buffer) -> Page {
-        let suspects = self.blocks.mend(page * 8, &mut bytes);
+        let Mended { suspects, mended } = self.blocks.mend(page * 8, &mut bytes);
         let sums = sums_of(&bytes).collect();
-        Page { sums, suspects }
+        Page {
+            sums,
+            suspects,
+            mended,
+        }
     }
 
     fn read_page(&self, page: u64) -> Result<Page, Error> {
@@ -284,7 +291,7 @@ impl Sums {
                 continue;
             }
             let mut mended = sector.to_vec();
-            let suspects = self.blocks.mend(number, &mut mended);
+            let suspects = self.blocks.mend(number, &mut mended).suspects;
             let first = number * SECTOR_SUMS;
             let pairs = (first..).zip(sums_of(sector).zip(sums_of(&mended)));
             let wrong = pairs.filter(|(_, (stored, right))| stored != right);
@@ -296,6 +303,16 @@ impl Sums {
             });
         }
         Ok(rotten)
+    }
+
+    /// Writes the pages of these blocks again, mended. What they have to be is known, so a crash
+    /// puts nothing at risk. The caller syncs.
+    pub(crate) fn refresh(&self, lbas: impl Iterator<Item = u64>) -> Result<(), Error> {
+        let mut writer = SumWriter::new(self);
+        for lba in lbas {
+            writer.load(lba / PAGE_SUMS)?;
+        }
+        writer.flush()
     }
 
     /// First block at or behind `lba` whose page may hold a sum, and the end of that data.
@@ -345,7 +362,7 @@ impl<'a> Ahead<'a> {
         };
         let cached = self.sums.cache.with(page, |bytes| Page {
             sums: sums_of(bytes).collect(),
-            suspects: Vec::new(),
+            ..Page::default()
         });
         match (cached, read) {
             (Some(page), _) => Ok(page),
@@ -374,6 +391,8 @@ pub(crate) struct SumCursor<'a> {
     loaded: Page,
     data: Range<u64>,
     doubtful: bool,
+    /// The first block of each page that was mended.
+    mended: Vec<u64>,
 }
 
 impl<'a> SumCursor<'a> {
@@ -386,6 +405,7 @@ impl<'a> SumCursor<'a> {
             loaded: Page::default(),
             data: 0..0,
             doubtful: false,
+            mended: Vec::new(),
         }
     }
 
@@ -433,6 +453,11 @@ impl<'a> SumCursor<'a> {
         Ok(())
     }
 
+    /// The first blocks of the pages that [`Sums::refresh`] writes again.
+    pub(crate) fn mended(&self) -> &[u64] {
+        &self.mended
+    }
+
     /// A sum that was visited may be wrong: it failed together with its block.
     pub(crate) fn is_doubtful(&self) -> bool {
         self.doubtful
@@ -444,6 +469,9 @@ impl<'a> SumCursor<'a> {
                 Some(ahead) => ahead.load(page)?,
                 None => self.sums.read_page(page)?,
             };
+            if self.loaded.mended {
+                self.mended.push(page * PAGE_SUMS);
+            }
             self.page = page;
         }
         Ok(())
@@ -508,11 +536,6 @@ impl<'a> SumWriter<'a> {
             self.sums.file.punch_hole(from, to - from)?;
         }
         self.put(last, &none[..to_usize(range.end - last)])
-    }
-
-    /// Writes the page of block `lba` again, mended.
-    pub(crate) fn refresh(&mut self, lba: u64) -> Result<(), Error> {
-        self.load(lba / PAGE_SUMS)
     }
 
     fn load(&mut self, page: u64) -> Result<(), Error> {

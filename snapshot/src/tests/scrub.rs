@@ -258,3 +258,28 @@ fn bits_that_the_medium_lost_are_found_behind_the_page_cache() {
     drop(volume);
     assert_eq!(get(&reopen(&sim.crash_lose_all()), 3), 30);
 }
+
+#[test]
+fn a_checkpoint_beside_a_damaged_sum_costs_no_block_either() {
+    for changed in [1, 7, 8, 9, 20] {
+        let sim = SimDisk::new(1);
+        let volume = Place::simulated(&sim).primary();
+        for lba in 0..30u8 {
+            put(&volume, lba.into(), lba + 1);
+        }
+        volume.advance_tail(lsn(30)).unwrap();
+        drop(volume);
+        sim.flip(SUMS.as_ref(), 25 * 16 + 2, 0x80).unwrap();
+        let volume = reopen(&sim);
+        for lba in 0..changed {
+            put(&volume, lba, 99);
+        }
+        let last = volume.checkpoint(None).unwrap();
+        volume.advance_tail(last).unwrap();
+        let mut out = [0; BLOCK];
+        let read = volume.read(25 * BLOCK as u64, &mut out);
+        assert!(read.is_ok(), "{changed} blocks changed: {read:?}");
+        assert_eq!(uniform(&out), 26);
+        assert_eq!(volume.base_state().untrusted, None);
+    }
+}
