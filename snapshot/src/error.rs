@@ -66,8 +66,9 @@ pub enum Error {
         /// The first damage.
         cause: Arc<seawall_wal::Error>,
     },
-    /// The volume was opened for inspection, and its owner has captured a newer base since.
-    #[error("{} was changed by the process that owns it; look again", path.display())]
+    /// The volume was opened for inspection, and its owner has captured a newer base since; or it
+    /// changed under a read as often as that was tried.
+    #[error("{} was changed while it was read; look again", path.display())]
     Overtaken {
         /// The volume directory.
         path: PathBuf,

@@ -62,7 +62,13 @@ impl Volume {
                 other => return other.map(drop),
             }
         }
-        self.try_read(&range, out).map(drop)
+        match self.try_read(&range, out)? {
+            true => Ok(()),
+            // What was read is not known to be one state.
+            false => Err(Error::Overtaken {
+                path: self.dir.clone(),
+            }),
+        }
     }
 
     fn lookup(&self, range: &Range<u64>) -> Result<Lookup, Error> {
