@@ -44,7 +44,9 @@ fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
     volume.log.sync_through(target)?;
     let touched = touched(&volume.log, facts.checkpoint, target)?;
     let (plan, rest) = Plan::begin(&volume.image, facts.digest, &touched)?;
-    refresh(volume, &plan)?;
+    // As long as the blocks vouch for them: once others of their sector are written, too many sums
+    // differ from their blocks for the damaged one to be told.
+    refresh_sums(volume, &plan.mended)?;
     volume.preserved.keep(&touched);
     let intent = Intent { target, rest };
     // S3: nothing is written to the image before this is durable.
@@ -58,15 +60,14 @@ fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
     complete(volume, intent, &touched, plan)
 }
 
-/// Makes durable what the sums have to be, as long as the blocks vouch for it: once others of their
-/// sector are written, too many sums differ from their blocks for the damaged one to be told.
-fn refresh(volume: &Volume, plan: &Plan) -> Result<(), Error> {
-    if plan.mended.is_empty() {
+/// Makes durable what the sums of these blocks have to be. The caller holds the capture lock.
+pub(crate) fn refresh_sums(volume: &Volume, lbas: &[u64]) -> Result<(), Error> {
+    if lbas.is_empty() {
         return Ok(());
     }
     volume.image_usable()?;
     let sums = volume.image.sums();
-    sums.refresh(plan.mended.iter().copied())?;
+    sums.refresh(lbas)?;
     volume.synced(sums.sync())
 }
 

@@ -133,9 +133,7 @@ fn refresh(volume: &Volume, rotten: &[Rot]) -> Result<Vec<ScrubFind>, Error> {
         return Ok(Vec::new());
     }
     let lbas: Vec<u64> = rotten.iter().map(|rot| rot.lba).collect();
-    let sums = volume.image.sums();
-    sums.refresh(lbas.iter().copied())?;
-    volume.synced(sums.sync())?;
+    checkpoint::refresh_sums(volume, &lbas)?;
     let versions = Versions::find(&volume.log, volume.facts().checkpoint, &lbas);
     let find = |lba| {
         let find = ScrubFind {

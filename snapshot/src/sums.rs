@@ -307,7 +307,7 @@ impl Sums {
 
     /// Writes the pages of these blocks again, mended. What they have to be is known, so a crash
     /// puts nothing at risk. The caller syncs.
-    pub(crate) fn refresh(&self, lbas: impl Iterator<Item = u64>) -> Result<(), Error> {
+    pub(crate) fn refresh(&self, lbas: &[u64]) -> Result<(), Error> {
         let mut writer = SumWriter::new(self);
         for lba in lbas {
             writer.load(lba / PAGE_SUMS)?;

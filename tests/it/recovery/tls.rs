@@ -26,27 +26,28 @@ fn prepare(dir: &Path) -> String {
     volume
 }
 
+/// A replica with the certificates in `dir` and a primary with those in `authority`, which is given
+/// `more` arguments; the directory of the replica, and its address.
+fn start(dir: &Path, authority: &Path, volume: &str, more: &[&str]) -> (Node, Node, [String; 2]) {
+    let (copy, address) = (text(&dir.join("r")), format!("127.0.0.1:{}", free_port()));
+    let listen = ["replica", &copy, "--id", "r1", "--listen", &address];
+    let listen = call(&listen, &pki::arguments(dir, "replica"));
+    let mut replica = Node::start(program("seawall"), &listen);
+    replica.wait_for("listening");
+    let assigned = format!("r1={address}");
+    let serve = [&["primary", volume, "--replica", &assigned], more].concat();
+    let serve = call(&serve, &pki::arguments(authority, "primary"));
+    let primary = Node::start(program("seawall"), &serve);
+    (replica, primary, [copy, address])
+}
+
 #[test]
 fn a_primary_and_a_replica_come_into_sync_over_tls() {
     let dir = scratch();
     pki::issue(dir.path(), &["primary", "replica", "operator"]);
     let volume = prepare(dir.path());
-    let (copy, address) = (
-        text(&dir.path().join("r")),
-        format!("127.0.0.1:{}", free_port()),
-    );
-    let listen = ["replica", &copy, "--id", "r1", "--listen", &address];
-    let mut replica = Node::start(
-        program("seawall"),
-        &call(&listen, &pki::arguments(dir.path(), "replica")),
-    );
-    replica.wait_for("listening");
-    let assigned = format!("r1={address}");
-    let serve = ["primary", &volume, "--replica", &assigned, "--ack", "all"];
-    let mut primary = Node::start(
-        program("seawall"),
-        &call(&serve, &pki::arguments(dir.path(), "primary")),
-    );
+    let (replica, mut primary, [copy, address]) =
+        start(dir.path(), dir.path(), &volume, &["--ack", "all"]);
     primary.wait_for("replica r1 in sync");
     let ask = ["status", &address, "--json"];
     let operator = pki::arguments(dir.path(), "operator");
@@ -68,22 +69,7 @@ fn a_primary_of_another_authority_is_refused_by_name_in_both_processes() {
     pki::issue(dir.path(), &["replica", "operator"]);
     pki::issue(elsewhere.path(), &["primary"]);
     let volume = prepare(dir.path());
-    let (copy, address) = (
-        text(&dir.path().join("r")),
-        format!("127.0.0.1:{}", free_port()),
-    );
-    let listen = ["replica", &copy, "--id", "r1", "--listen", &address];
-    let mut replica = Node::start(
-        program("seawall"),
-        &call(&listen, &pki::arguments(dir.path(), "replica")),
-    );
-    replica.wait_for("listening");
-    let assigned = format!("r1={address}");
-    let serve = ["primary", &volume, "--replica", &assigned];
-    let mut primary = Node::start(
-        program("seawall"),
-        &call(&serve, &pki::arguments(elsewhere.path(), "primary")),
-    );
+    let (_replica, mut primary, [_, address]) = start(dir.path(), elsewhere.path(), &volume, &[]);
     primary.wait_for("no TLS with");
     let operator = pki::arguments(dir.path(), "operator");
     let status = seawall(&call(&["status", &address, "--json"], &operator));

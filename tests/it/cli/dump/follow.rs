@@ -1,5 +1,9 @@
 //! `wal-dump --follow` behind a process that writes, recycles and loses bytes.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use seawall::snapshot::Volume;
 use serde_json::Value;
 
 use super::{fill, flip, open, place_of, volume_of, write};
@@ -11,6 +15,15 @@ fn follow(volume: &str) -> Node {
     Node::start(program("wal-dump"), &[volume, "--follow", "--json"])
 }
 
+/// A new volume with three records, and who follows it.
+fn followed(dir: &Path) -> (Arc<Volume>, Node) {
+    let volume = arg(dir, "vol");
+    create(&volume, "2M");
+    let live = open(&volume);
+    write(&live, 1..4);
+    (live, follow(&volume))
+}
+
 fn interrupt(node: Node) {
     run("kill", &["-INT", &node.id().to_string()]).ok();
     assert_eq!(node.ended().code(), Some(0), "SIGINT is how it ends");
@@ -19,11 +32,7 @@ fn interrupt(node: Node) {
 #[test]
 fn a_follower_sees_each_record_once_across_rotations_until_it_is_interrupted() {
     let dir = scratch();
-    let volume = arg(dir.path(), "vol");
-    create(&volume, "2M");
-    let live = open(&volume);
-    write(&live, 1..4);
-    let mut node = follow(&volume);
+    let (live, mut node) = followed(dir.path());
     let mut seen = Vec::new();
     let mut expect = |through: u64, node: &mut Node| {
         for lsn in seen.len() as u64 + 1..=through {
@@ -45,11 +54,7 @@ fn a_follower_sees_each_record_once_across_rotations_until_it_is_interrupted() {
 #[test]
 fn a_follower_says_what_was_recycled_before_it_was_read() {
     let dir = scratch();
-    let volume = arg(dir.path(), "vol");
-    create(&volume, "2M");
-    let live = open(&volume);
-    write(&live, 1..4);
-    let mut node = follow(&volume);
+    let (live, mut node) = followed(dir.path());
     for _ in 0..3 {
         node.wait_for("\"lsn\"");
     }
