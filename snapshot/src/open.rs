@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use seawall_wal::disk::{Disk, File, OpenMode, list, make_dir, remove, sync_dir};
 use seawall_wal::{
-    Clock, Epoch, Geometry, Incarnation, IoOp, Lineage, Log, LogId, LogMode, Lsn, LsnRange, Meta,
-    MetaContents, ReplayReport, Role, VolumeId,
+    Clock, Epoch, Geometry, IoOp, Log, LogId, LogMode, LsnRange, Meta, MetaContents, ReplayReport,
+    Role, VolumeId,
 };
 
 use crate::edge::{Background, Edge};
@@ -292,25 +292,9 @@ fn build(disk: &Arc<dyn Disk>, dir: &Path, options: CreateOptions) -> Result<(),
     sync_dir(disk.as_ref(), &bases)?;
     make_dir(disk.as_ref(), &dir.join("wal"))?;
     sync_dir(disk.as_ref(), dir)?;
-    let mut contents = MetaContents {
-        volume: options.volume.map_or_else(VolumeId::random, Ok)?,
-        log: LogId::random()?,
-        geometry: options.geometry,
-        role: options.role,
-        epoch: match options.role {
-            Role::Primary => Epoch::new(1),
-            Role::Replica => Epoch::default(),
-        },
-        lineage: Lineage::default(),
-        committed: Lsn::ZERO,
-        tail: Lsn::ZERO,
-        origin: Lsn::ZERO,
-        generation_next: 1,
-        incarnation_next: Incarnation::new(1),
-        clean_close: None,
-        first_generation: None,
-        sections: std::collections::BTreeMap::new(),
-    };
+    let volume = options.volume.map_or_else(VolumeId::random, Ok)?;
+    let mut contents =
+        MetaContents::of_new(volume, LogId::random()?, options.geometry, options.role);
     BaseFacts::NEW.store(&mut contents);
     Meta::create(disk, dir, contents)?;
     unmark(disk.as_ref(), dir)

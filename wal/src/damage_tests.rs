@@ -53,6 +53,21 @@ pub(crate) fn append(log: &Arc<Log>, stamps: &[u8]) {
     }
 }
 
+/// A log of four records, cut behind the second, with another third one that is marked or not.
+pub(crate) fn cut_and_written_again(marked: bool) -> Arc<SimDisk> {
+    let sim = create(1 << 20);
+    let (log, _) = open(&sim);
+    append(&log, &[1, 2, 3, 4]);
+    log.truncate(Lsn::new(2)).unwrap();
+    log.start_incarnation(Epoch::new(1)).unwrap();
+    append(&log, &[13]);
+    if marked {
+        log.mark().unwrap();
+    }
+    log.stop();
+    sim
+}
+
 /// Writes what is queued in one frame whose completion nobody hears of before the power cut.
 fn write_unheard(log: &Log) {
     let mut state = log.state();
@@ -186,15 +201,7 @@ fn what_was_cut_does_not_return_when_the_seal_at_the_cut_is_damaged() {
 #[test]
 fn truncated_records_do_not_return_when_the_truncation_is_damaged() {
     // L6, D4: what follows the lost frame says that the history was cut.
-    let sim = create(1 << 20);
-    let (log, _) = open(&sim);
-    append(&log, &[1, 2, 3, 4]);
-    log.truncate(Lsn::new(2)).unwrap();
-    log.start_incarnation(Epoch::new(1)).unwrap();
-    append(&log, &[13]);
-    log.mark().unwrap();
-    log.stop();
-    drop(log);
+    let sim = cut_and_written_again(true);
     sim.flip(&segment(0), frame_at(4), 0xff).unwrap();
     let (log, report) = open(&sim);
     let ScanEnd::Damaged(loss) = report.end else {

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::damage_tests::{DIR, PAGE, append, change, create, frame_at, open, segment, stamps};
+use crate::damage_tests::{
+    DIR, PAGE, append, change, create, cut_and_written_again, frame_at, open, segment, stamps,
+};
 use crate::disk::sim::SimDisk;
 use crate::frame::{self, FrameHeader, FrameKind};
 use crate::record::RecordHeader;
@@ -291,14 +293,7 @@ fn a_truncation_that_only_its_seal_tells_of_is_missed() {
 fn records_that_the_lineage_contradicts_are_no_records() {
     // D2, D4: 3 and 4 were truncated and written again, and both the truncation and everything
     // behind it is lost. What meta says of LSN 3 is then all that tells.
-    let sim = create(1 << 20);
-    let (log, _) = open(&sim);
-    append(&log, &[1, 2, 3, 4]);
-    log.truncate(Lsn::new(2)).unwrap();
-    log.start_incarnation(Epoch::new(1)).unwrap();
-    append(&log, &[13]);
-    log.stop();
-    drop(log);
+    let sim = cut_and_written_again(false);
     let pages = |count: u64| vec![0; usize::try_from(count * PAGE).unwrap()];
     sim.overwrite(&segment(0), frame_at(4), &pages(2)).unwrap();
     sim.overwrite(&segment(1), PAGE, &pages(4)).unwrap();
@@ -315,14 +310,7 @@ fn records_that_the_lineage_contradicts_are_no_records() {
 #[test]
 fn an_island_that_the_lineage_contradicts_gives_no_records() {
     // As above, but the chain ends before the records that were truncated.
-    let sim = create(1 << 20);
-    let (log, _) = open(&sim);
-    append(&log, &[1, 2, 3, 4]);
-    log.truncate(Lsn::new(2)).unwrap();
-    log.start_incarnation(Epoch::new(1)).unwrap();
-    append(&log, &[13]);
-    log.stop();
-    drop(log);
+    let sim = cut_and_written_again(false);
     let pages = |count: u64| vec![0; usize::try_from(count * PAGE).unwrap()];
     sim.overwrite(&segment(0), frame_at(1), &pages(2)).unwrap();
     sim.overwrite(&segment(0), frame_at(4), &pages(2)).unwrap();

@@ -49,26 +49,12 @@ impl Clock for Still {
 }
 
 fn contents() -> MetaContents {
-    MetaContents {
-        volume: VOLUME,
-        log: LOG,
-        geometry: Geometry {
-            block_size: BlockSize::from_shift(9).expect("the smallest block"),
-            blocks: 1 << 20,
-            segment_bytes: SEGMENT_BYTES,
-        },
-        role: Role::Primary,
-        epoch: Epoch::new(1),
-        lineage: Lineage::default(),
-        committed: Lsn::ZERO,
-        tail: Lsn::ZERO,
-        origin: Lsn::ZERO,
-        first_generation: None,
-        generation_next: 1,
-        incarnation_next: Incarnation::new(1),
-        clean_close: None,
-        sections: std::collections::BTreeMap::default(),
-    }
+    let geometry = Geometry {
+        block_size: BlockSize::from_shift(9).expect("the smallest block"),
+        blocks: 1 << 20,
+        segment_bytes: SEGMENT_BYTES,
+    };
+    MetaContents::of_new(VOLUME, LOG, geometry, Role::Primary)
 }
 
 /// A directory on a simulated disk, durable.

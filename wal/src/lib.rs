@@ -77,8 +77,8 @@
 //! use std::sync::Arc;
 //! use seawall_wal::disk::{self, Buffer, Choice};
 //! use seawall_wal::{
-//!     BlockSize, Change, Epoch, Geometry, Incarnation, Lba, Lineage, Log, LogId, LogMode, Lsn,
-//!     LsnRange, Meta, MetaContents, Role, SystemClock, VolumeId,
+//!     BlockSize, Change, Epoch, Geometry, Lba, Log, LogId, LogMode, Lsn, LsnRange, Meta,
+//!     MetaContents, Role, SystemClock, VolumeId,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -88,26 +88,13 @@
 //! disk::make_dir(disk.as_ref(), &dir)?;
 //! disk::make_dir(disk.as_ref(), &dir.join("wal"))?;
 //! disk::sync_dir(disk.as_ref(), &dir)?;
-//! let meta = Arc::new(Meta::create(&disk, &dir, MetaContents {
-//!     volume: VolumeId([7; 16]),
-//!     log: LogId([8; 16]),
-//!     geometry: Geometry {
-//!         block_size: BlockSize::DEFAULT,
-//!         blocks: 1 << 20,
-//!         segment_bytes: 1 << 20,
-//!     },
-//!     role: Role::Primary,
-//!     epoch: Epoch::new(1),
-//!     lineage: Lineage::default(),
-//!     committed: Lsn::ZERO,
-//!     tail: Lsn::ZERO,
-//!     origin: Lsn::ZERO,
-//!     first_generation: None,
-//!     generation_next: 1,
-//!     incarnation_next: Incarnation::new(1),
-//!     clean_close: None,
-//!     sections: Default::default(),
-//! })?);
+//! let geometry = Geometry {
+//!     block_size: BlockSize::DEFAULT,
+//!     blocks: 1 << 20,
+//!     segment_bytes: 1 << 20,
+//! };
+//! let new = MetaContents::of_new(VolumeId([7; 16]), LogId([8; 16]), geometry, Role::Primary);
+//! let meta = Arc::new(Meta::create(&disk, &dir, new)?);
 //! let clock = SystemClock::new();
 //! let (log, _replay) = Log::open(&disk, &dir, &meta, &clock, LogMode::Writable, Lsn::ZERO)?;
 //! log.start_incarnation(Epoch::new(1))?;

@@ -346,6 +346,31 @@ type Le = LittleEndian;
 const GROWS: &str = "a vector takes every byte";
 
 impl MetaContents {
+    /// What a new, empty volume says of itself: nothing was written, under no lineage. A primary
+    /// begins in epoch 1; a replica has none until its primary names one.
+    #[must_use]
+    pub fn of_new(volume: VolumeId, log: LogId, geometry: Geometry, role: Role) -> MetaContents {
+        MetaContents {
+            volume,
+            log,
+            geometry,
+            role,
+            epoch: match role {
+                Role::Primary => Epoch::new(1),
+                Role::Replica => Epoch::default(),
+            },
+            lineage: Lineage::default(),
+            committed: Lsn::ZERO,
+            tail: Lsn::ZERO,
+            origin: Lsn::ZERO,
+            first_generation: None,
+            generation_next: 1,
+            incarnation_next: Incarnation::new(1),
+            clean_close: None,
+            sections: BTreeMap::new(),
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024);
         out.extend_from_slice(&self.volume.0);

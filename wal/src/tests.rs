@@ -21,26 +21,12 @@ pub(crate) struct Fixture {
 pub(crate) const BLOCKS: u64 = 4096;
 
 pub(crate) fn contents() -> MetaContents {
-    MetaContents {
-        volume: VolumeId([1; 16]),
-        log: LogId([2; 16]),
-        geometry: Geometry {
-            block_size: BlockSize::DEFAULT,
-            blocks: BLOCKS,
-            segment_bytes: 1 << 20,
-        },
-        role: Role::Primary,
-        epoch: Epoch::new(1),
-        lineage: Lineage::default(),
-        committed: Lsn::ZERO,
-        tail: Lsn::ZERO,
-        origin: Lsn::ZERO,
-        first_generation: None,
-        generation_next: 1,
-        incarnation_next: Incarnation::new(1),
-        clean_close: None,
-        sections: Default::default(),
-    }
+    let geometry = Geometry {
+        block_size: BlockSize::DEFAULT,
+        blocks: BLOCKS,
+        segment_bytes: 1 << 20,
+    };
+    MetaContents::of_new(VolumeId([1; 16]), LogId([2; 16]), geometry, Role::Primary)
 }
 
 impl Fixture {

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use seawall_wal::disk::{Buffer, Bytes, Disk, make_dir};
 use seawall_wal::{
-    BlockSize, Change, Epoch, Error as WalError, Geometry, Incarnation, Lba, Lineage, Log, LogId,
-    LogMode, Lsn, LsnRange, Meta, MetaContents, RecordKind, Role, SegmentInfo, SegmentState,
-    VolumeId,
+    BlockSize, Change, Epoch, Error as WalError, Geometry, Lba, Log, LogId, LogMode, Lsn, LsnRange,
+    Meta, MetaContents, RecordKind, Role, SegmentInfo, SegmentState, VolumeId,
 };
 
 use crate::bench::incompressible;
@@ -131,26 +130,13 @@ impl Engine {
         shape.check()?;
         make_dir(disk.as_ref(), dir)?;
         make_dir(disk.as_ref(), &dir.join("wal"))?;
-        let contents = MetaContents {
-            volume: VolumeId::random()?,
-            log: LogId::random()?,
-            geometry: Geometry {
-                block_size: shape.block_size()?,
-                blocks: BLOCKS,
-                segment_bytes: shape.segment_bytes,
-            },
-            role: Role::Primary,
-            epoch: Epoch::new(1),
-            lineage: Lineage::default(),
-            committed: Lsn::ZERO,
-            tail: Lsn::ZERO,
-            origin: Lsn::ZERO,
-            first_generation: None,
-            generation_next: 1,
-            incarnation_next: Incarnation::new(1),
-            clean_close: None,
-            sections: std::collections::BTreeMap::new(),
+        let geometry = Geometry {
+            block_size: shape.block_size()?,
+            blocks: BLOCKS,
+            segment_bytes: shape.segment_bytes,
         };
+        let (volume, log) = (VolumeId::random()?, LogId::random()?);
+        let contents = MetaContents::of_new(volume, log, geometry, Role::Primary);
         drop(Meta::create(disk, dir, contents)?);
         let engine = Engine::open(disk, dir, shape, LogMode::Writable)?;
         engine.log.start_incarnation(Epoch::new(1))?;
