@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::image::{Image, RUN_BYTES};
 use crate::index::{Content, Index};
 use crate::pipe::WritePipe;
-use crate::sums::{Digest, SumCursor, SumWriter, block_sums};
+use crate::sums::{Digest, block_sums};
+use crate::sumwalk::{SumCursor, SumWriter};
 use crate::to_usize;
 use crate::volume::Volume;
 
@@ -45,8 +46,8 @@ pub(crate) struct Plan {
     placed: Vec<bool>,
     /// Their new sums.
     sums: Vec<Digest>,
-    /// Blocks whose pages of sums were mended in memory.
-    pub(crate) mended: Vec<u64>,
+    /// Blocks whose pages of sums are not on disk as they have to be.
+    pub(crate) stale: Vec<u64>,
 }
 
 /// The payload blocks of a range of blocks, if it takes payload.
@@ -80,7 +81,7 @@ impl Plan {
             pieces,
             placed: Vec::new(),
             sums: vec![Digest::ZERO; number],
-            mended: Vec::new(),
+            stale: Vec::new(),
         }
     }
 
@@ -106,7 +107,7 @@ impl Plan {
             })?;
             number += blocks;
         }
-        plan.mended = cursor.mended().to_vec();
+        plan.stale = cursor.stale().to_vec();
         if cursor.is_doubtful() {
             tracing::warn!("the digest is taken over all sums: old ones cannot be told any more");
             rest = untouched_digest(image, touched)?;
@@ -306,9 +307,10 @@ fn write_sums(
     let mut left = sums;
     for (range, version) in touched.iter() {
         let blocks = payload_blocks(&range, version.content);
-        if blocks == 0 {
-            writer.zero(range)?;
-            continue;
+        match version.content {
+            Content::Payload { .. } => {}
+            Content::Zeros => writer.zero(range.clone())?,
+            Content::Hole => writer.punch(range.clone())?,
         }
         let (own, rest) = left.split_at(blocks);
         for (lba, sum) in (range.start..).zip(own) {

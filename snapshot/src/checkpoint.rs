@@ -6,6 +6,7 @@
 //! every record of it, from which the same blocks and sums are written again.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use seawall_wal::{Log, Lsn, LsnRange, Record};
@@ -46,7 +47,7 @@ fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
     let (plan, rest) = Plan::begin(&volume.image, facts.digest, &touched)?;
     // As long as the blocks vouch for them: once others of their sector are written, too many sums
     // differ from their blocks for the damaged one to be told.
-    refresh_sums(volume, &plan.mended)?;
+    refresh_sums(volume, &plan.stale, &Index::default())?;
     volume.preserved.keep(&touched);
     let intent = Intent { target, rest };
     // S3: nothing is written to the image before this is durable.
@@ -60,15 +61,26 @@ fn begin(volume: &Volume, target: Lsn) -> Result<(), Error> {
     complete(volume, intent, &touched, plan)
 }
 
-/// Makes durable what the sums of these blocks have to be. The caller holds the capture lock.
-pub(crate) fn refresh_sums(volume: &Volume, lbas: &[u64]) -> Result<(), Error> {
+/// Makes durable what the sums of these blocks have to be, as long as the blocks vouch for them:
+/// those of `changes` are being written. The caller holds the capture lock.
+pub(crate) fn refresh_sums(volume: &Volume, lbas: &[u64], changes: &Index) -> Result<(), Error> {
     if lbas.is_empty() {
         return Ok(());
     }
     volume.image_usable()?;
     let sums = volume.image.sums();
-    sums.refresh(lbas)?;
-    volume.synced(sums.sync())
+    let changes = |lba| changes.piece(lba, lba + 1).1.is_some();
+    match sums.refresh(lbas, changes)? {
+        true => volume.synced(sums.sync()),
+        false => Ok(()),
+    }
+}
+
+/// As [`refresh_sums`], for the pages that are about to get some of the sums of these blocks.
+fn refresh_around(volume: &Volume, blocks: &Index, changes: &Index) -> Result<(), Error> {
+    let ends = |range: Range<u64>| [range.start, range.end - 1];
+    let lbas: Vec<u64> = blocks.iter().flat_map(|(range, _)| ends(range)).collect();
+    refresh_sums(volume, &lbas, changes)
 }
 
 /// Finishes a checkpoint that a crash or a failure left open. The caller holds the capture lock.
@@ -83,6 +95,7 @@ pub(crate) fn finish(volume: &Volume) -> Result<(), Error> {
         return Ok(());
     };
     let touched = touched(&volume.log, facts.checkpoint, intent.target)?;
+    refresh_around(volume, &touched, &touched)?;
     volume.preserved.keep(&touched);
     complete(volume, intent, &touched, Plan::of(&touched))
 }
@@ -96,6 +109,7 @@ pub(crate) fn repair(volume: &Volume, blocks: &Index, after: Lsn) -> Result<(), 
         ..volume.facts()
     };
     store(volume, facts)?;
+    refresh_around(volume, blocks, &Index::default())?;
     rewrite(volume, blocks)
 }
 
@@ -107,7 +121,10 @@ fn finish_repair(volume: &Volume) -> Result<(), Error> {
         return Ok(());
     };
     match touched(&volume.log, after, facts.checkpoint) {
-        Ok(blocks) => rewrite(volume, &blocks),
+        Ok(blocks) => {
+            refresh_around(volume, &blocks, &blocks)?;
+            rewrite(volume, &blocks)
+        }
         Err(error) => {
             // What is bad fails its sum and is named; the log is no help against it any more.
             tracing::warn!(%error, "a repair of the image stays unfinished");

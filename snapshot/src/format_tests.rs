@@ -2,10 +2,10 @@
 //! against the bytes that the code writes.
 
 use seawall_wal::Lsn;
-use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::section::{self, BaseFacts, Incomplete, Intent};
-use crate::sumpage::{CHECK_AT, PAGE_BYTES, SECTOR_SUMS, encode, sum_at};
+use crate::sumpage::{CHECK_AT, PAGE_BYTES, Page, SECTOR_SUMS, sum_at};
 use crate::{CHUNK_BYTES, Digest, block_sum, to_usize};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
@@ -96,14 +96,20 @@ fn sums_and_digests_are_what_the_document_says() {
     assert_eq!(sector[0].1, to_usize(SECTOR_SUMS) * Digest::BYTES);
     assert_eq!((sector[1].0, sector[1].1), (CHECK_AT, Digest::BYTES));
     assert_eq!(sum_at(31 * 8 + 5), 4096 + 80);
-    let mut page = [0; PAGE_BYTES];
-    encode(2, &[Digest(7); 248], &[], &mut page);
-    let (sums, check) = page[512..1024].split_at(CHECK_AT);
-    assert_eq!(Digest::from_bytes(&sums[16..]), Digest(7));
-    let expected = xxh3_128_with_seed(sums, 2 * 8 + 1);
-    assert_eq!(Digest::from_bytes(check), Digest(expected));
-    encode(2, &[Digest::ZERO; 248], &[], &mut page);
-    assert_eq!(page, [0; PAGE_BYTES]);
+    let check_of = |sum: Digest| {
+        let mut page = Page::default();
+        page.sums = vec![sum; 248];
+        let mut bytes = [0; PAGE_BYTES];
+        page.encode(2, &mut bytes);
+        let (sums, check) = bytes[512..1024].split_at(CHECK_AT);
+        assert_eq!(Digest::from_bytes(&sums[16..]), sum);
+        Digest::from_bytes(check)
+    };
+    let own = Digest(xxh3_128(&17_u64.to_le_bytes()));
+    assert_eq!(check_of(Digest::ZERO), own);
+    let blocks = 17 * 31..18 * 31;
+    let all = blocks.fold(own, |check, lba| check.with_block(lba, Digest(7)));
+    assert_eq!(check_of(Digest(7)), all);
     let block = [7; 4096];
     let sum = Digest(xxh3_128(&block));
     assert_eq!(block_sum(&block), sum);

@@ -344,12 +344,7 @@ impl Image {
 
     /// As [`Image::next_data`], whatever the owner of the volume does.
     pub(crate) fn next_data_unwatched(&self, lba: u64) -> Result<Option<Range<u64>>, Error> {
-        let Some((first, second)) = self.file.next_data(self.offset(lba))? else {
-            return Ok(None);
-        };
-        let size = self.block_size.bytes();
-        let range = (first / size).max(lba)..second.div_ceil(size).min(self.blocks);
-        Ok((range.start < range.end).then_some(range))
+        self.sums.blocks().next_data(lba)
     }
 }
 

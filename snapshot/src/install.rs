@@ -16,7 +16,8 @@ use crate::export::{
 use crate::image::{BASE_DIR, Image, base_dir, building_dir};
 use crate::open::{Access, Held, open_locked};
 use crate::section::{BaseFacts, Incomplete};
-use crate::sums::{Digest, SumCursor, SumWriter, block_sums, is_zero};
+use crate::sums::{Digest, block_sums, is_zero};
+use crate::sumwalk::{SumCursor, SumWriter};
 use crate::volume::Volume;
 use crate::{lock, to_usize};
 
@@ -279,7 +280,7 @@ impl Install {
         let blocks = front.start >> shift..back.end >> shift;
         self.image.punch(&blocks)?;
         let mut writer = SumWriter::new(self.image.sums());
-        writer.zero(blocks)?;
+        writer.punch(blocks)?;
         writer.flush()?;
         let block_size = self.image.block_size();
         let full = zero_chunk_digest(CHUNK_BYTES as u64, block_size);

@@ -119,6 +119,7 @@ mod section;
 mod sumcache;
 mod sumpage;
 mod sums;
+mod sumwalk;
 mod verify;
 mod volume;
 mod write;

@@ -422,19 +422,20 @@ impl ImageView {
         let sums = self.store.image.sums();
         let data = match range.end - range.start {
             0..=PAGE_SUMS => range.clone(),
-            _ => match sums.next_data(range.start)? {
+            _ => match sums.next_known(range.start)? {
                 Some(data) => data.start.min(range.end)..data.end.min(range.end),
                 None => range.end..range.end,
             },
         };
         let end = data.end.min(data.start + SUMS_AT_ONCE);
-        let found = match data.start < end {
-            true => sums.read(data.start, to_usize(end - data.start))?,
-            false => Vec::new(),
+        let (found, suspect) = match data.start < end {
+            true => sums.read_proven(data.start, to_usize(end - data.start))?,
+            false => (Vec::new(), None),
         };
-        match self.still_live(range.start..end)? {
-            true => Ok((end, data.start, found)),
-            false => Ok((range.start, range.start, Vec::new())),
+        match (self.still_live(range.start..end)?, suspect) {
+            (true, None) => Ok((end, data.start, found)),
+            (true, Some(lba)) => Err(self.store.damaged(lba)),
+            (false, _) => Ok((range.start, range.start, Vec::new())),
         }
     }
 

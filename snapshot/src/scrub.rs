@@ -9,7 +9,8 @@ use crate::error::Error;
 use crate::image::{Image, RUN_BYTES, is_failed_read};
 use crate::index::Index;
 use crate::repair::Versions;
-use crate::sums::{Digest, Rot, SumCursor};
+use crate::sums::{Digest, Rot};
+use crate::sumwalk::SumCursor;
 use crate::volume::Volume;
 use crate::{checkpoint, lock, to_usize};
 
@@ -97,7 +98,7 @@ fn settle(volume: &Volume, medium: &Image, seen: &Scrubbed) -> Result<Vec<ScrubF
     let mut bad = Vec::new();
     let mut rotten = medium.sums().rotten(&seen.range)?;
     // The blocks of the others fail their sums and are dealt with as such.
-    rotten.retain(|rot| rot.mended);
+    rotten.retain(|rot| rot.suspects.is_empty());
     for lba in &seen.bad {
         bad.extend(medium.read_unwatched(*lba, &mut block)?);
     }
@@ -133,7 +134,7 @@ fn refresh(volume: &Volume, rotten: &[Rot]) -> Result<Vec<ScrubFind>, Error> {
         return Ok(Vec::new());
     }
     let lbas: Vec<u64> = rotten.iter().map(|rot| rot.lba).collect();
-    checkpoint::refresh_sums(volume, &lbas)?;
+    checkpoint::refresh_sums(volume, &lbas, &Index::default())?;
     let versions = Versions::find(&volume.log, volume.facts().checkpoint, &lbas);
     let find = |lba| {
         let find = ScrubFind {

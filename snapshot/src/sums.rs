@@ -12,11 +12,9 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::image::is_failed_read;
-use crate::pipe::{ReadPipe, WritePipe};
 use crate::sumcache::SumCache;
 use crate::sumpage::{
-    self, Blocks, Mended, PAGE_BYTES, PAGE_SUMS, SECTOR_BYTES, SECTOR_SUMS, is_sound, page_at,
-    sums_of,
+    self, Absent, Blocks, PAGE_BYTES, PAGE_SUMS, Page, SECTOR_BYTES, SECTOR_SUMS, page_at, sums_of,
 };
 use crate::to_usize;
 
@@ -124,40 +122,24 @@ pub(crate) fn block_sums(bytes: &[u8], block_size: BlockSize) -> Vec<Digest> {
 /// zero. Whatever is read of it has been checked, and mended where that is possible.
 #[derive(Debug)]
 pub(crate) struct Sums {
-    file: File,
+    pub(crate) file: File,
     /// For whole pages: what a checkpoint writes does not pass through the page cache, where it
     /// would reach the disk all at once and keep the log from it.
-    direct: Option<File>,
-    cache: SumCache,
+    pub(crate) direct: Option<File>,
+    pub(crate) cache: SumCache,
     blocks: Blocks,
 }
 
 /// Sums that fail their own sum, 31 of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rot {
     /// The first of their blocks.
     pub(crate) first: u64,
     /// The first block whose sum is wrong, or the first of all.
     pub(crate) lba: u64,
-    /// The blocks vouch for what the sums have to be.
-    pub(crate) mended: bool,
-}
-
-/// The sums of a page, and the blocks whose sums may be wrong because neither they nor their sector
-/// fit anything.
-#[derive(Debug, Default)]
-struct Page {
-    sums: Vec<Digest>,
-    suspects: Vec<u64>,
-    /// It is not on disk as it is here.
-    mended: bool,
-}
-
-impl Page {
-    /// Whether the sum of one of these blocks may be wrong.
-    fn doubts(&self, range: &Range<u64>) -> bool {
-        self.suspects.iter().any(|lba| range.contains(lba))
-    }
+    /// Blocks that fit neither their sums nor what the sector says of them; where there are none,
+    /// the blocks vouch for what the sums have to be.
+    pub(crate) suspects: Vec<u64>,
 }
 
 impl Sums {
@@ -195,6 +177,11 @@ impl Sums {
         })
     }
 
+    /// The blocks that they are about.
+    pub(crate) fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
     pub(crate) fn has_full_length(&self) -> Result<bool, Error> {
         Ok(self.file.length()? == sumpage::file_bytes(self.blocks.count))
     }
@@ -207,13 +194,34 @@ impl Sums {
         Ok(self.file.sync()?)
     }
 
-    /// The sums of `count` blocks from `lba` on.
+    /// The sums of `count` blocks from `lba` on, to check the blocks.
     pub(crate) fn read(&self, lba: u64, count: usize) -> Result<Vec<Digest>, Error> {
+        Ok(self.mended(lba, count, Absent::Believed)?.0)
+    }
+
+    /// The sums of `count` blocks from `lba` on, for one who does not look at the blocks, and the
+    /// first of them whose sum may be wrong.
+    pub(crate) fn read_proven(
+        &self,
+        lba: u64,
+        count: usize,
+    ) -> Result<(Vec<Digest>, Option<u64>), Error> {
+        self.mended(lba, count, Absent::Proven)
+    }
+
+    fn mended(
+        &self,
+        lba: u64,
+        count: usize,
+        absent: Absent,
+    ) -> Result<(Vec<Digest>, Option<u64>), Error> {
         let first = lba / SECTOR_SUMS;
         let mut bytes = self.sectors(lba, count)?;
-        self.blocks.mend(first, &mut bytes);
+        let suspects = self.blocks.mend(first, &mut bytes, absent).suspects;
         let skipped = to_usize(lba - first * SECTOR_SUMS);
-        Ok(sums_of(&bytes).skip(skipped).take(count).collect())
+        let range = lba..lba + count as u64;
+        let suspect = suspects.into_iter().find(|lba| range.contains(lba));
+        Ok((sums_of(&bytes).skip(skipped).take(count).collect(), suspect))
     }
 
     /// The sectors with the sums of these blocks, as they lie there.
@@ -249,25 +257,22 @@ impl Sums {
     fn load_page(&self, page: u64) -> Result<Buffer, Error> {
         let seen = self.cache.before_read();
         let mut bytes = self.file.read_exact(page_at(page), PAGE_BYTES)?;
-        if self.blocks.mend(page * 8, &mut bytes).suspects.is_empty() {
+        let mended = self.blocks.mend_page(page, &mut bytes, Absent::Believed);
+        // One that is right in memory only would not be written again before its blocks change.
+        if !mended.stale && mended.suspects.is_empty() {
             self.cache.keep(page, &bytes, seen);
         }
         Ok(bytes)
     }
 
-    fn page_of(&self, page: u64, mut bytes: Buffer) -> Page {
-        let Mended { suspects, mended } = self.blocks.mend(page * 8, &mut bytes);
-        let sums = sums_of(&bytes).collect();
-        Page {
-            sums,
-            suspects,
-            mended,
-        }
+    pub(crate) fn page_of(&self, page: u64, mut bytes: Buffer, absent: Absent) -> Page {
+        let mended = self.blocks.mend_page(page, &mut bytes, absent);
+        Page::of(page, &bytes, mended)
     }
 
-    fn read_page(&self, page: u64) -> Result<Page, Error> {
+    pub(crate) fn read_page(&self, page: u64, absent: Absent) -> Result<Page, Error> {
         let bytes = self.file.read_exact(page_at(page), PAGE_BYTES)?;
-        Ok(self.page_of(page, bytes))
+        Ok(self.page_of(page, bytes, absent))
     }
 
     /// What of the sums of `range` fails its own sum on the disk. What cannot be read is left out.
@@ -287,11 +292,12 @@ impl Sums {
         let mut rotten = Vec::new();
         let sectors = bytes.chunks_exact(SECTOR_BYTES);
         for (number, sector) in (range.start / SECTOR_SUMS..).zip(sectors) {
-            if is_sound(number, sector) {
+            let mut mended = sector.to_vec();
+            let done = self.blocks.mend(number, &mut mended, Absent::Proven);
+            if !done.stale && done.suspects.is_empty() {
                 continue;
             }
-            let mut mended = sector.to_vec();
-            let suspects = self.blocks.mend(number, &mut mended).suspects;
+            let suspects = done.suspects;
             let first = number * SECTOR_SUMS;
             let pairs = (first..).zip(sums_of(sector).zip(sums_of(&mended)));
             let wrong = pairs.filter(|(_, (stored, right))| stored != right);
@@ -299,20 +305,10 @@ impl Sums {
             rotten.push(Rot {
                 first,
                 lba: wrong.next().unwrap_or(first),
-                mended: suspects.is_empty(),
+                suspects,
             });
         }
         Ok(rotten)
-    }
-
-    /// Writes the pages of these blocks again, mended. What they have to be is known, so a crash
-    /// puts nothing at risk. The caller syncs.
-    pub(crate) fn refresh(&self, lbas: &[u64]) -> Result<(), Error> {
-        let mut writer = SumWriter::new(self);
-        for lba in lbas {
-            writer.load(lba / PAGE_SUMS)?;
-        }
-        writer.flush()
     }
 
     /// First block at or behind `lba` whose page may hold a sum, and the end of that data.
@@ -325,254 +321,11 @@ impl Sums {
         let range = data.start.max(lba)..data.end.min(self.blocks.count);
         Ok((range.start < range.end).then_some(range))
     }
-}
 
-/// Reads pages of sums before they are asked for.
-#[derive(Debug)]
-struct Ahead<'a> {
-    sums: &'a Sums,
-    pages: std::vec::IntoIter<u64>,
-    pipe: ReadPipe<'a>,
-}
-
-impl<'a> Ahead<'a> {
-    fn of(sums: &'a Sums, pages: Vec<u64>) -> Ahead<'a> {
-        Ahead {
-            sums,
-            pages: pages.into_iter(),
-            pipe: ReadPipe::of(&sums.file, PAGE_BYTES),
-        }
-    }
-
-    /// The sums of a page: of one that was announced, or of any other.
-    fn load(&mut self, page: u64) -> Result<Page, Error> {
-        while self.pipe.oldest().is_some_and(|oldest| oldest < page) {
-            drop(self.pipe.take());
-        }
-        while !self.pipe.is_full()
-            && let Some(next) = self.pages.next()
-        {
-            if next >= page && self.sums.cache.with(next, |_| ()).is_none() {
-                self.pipe.submit(next);
-            }
-        }
-        let read = match self.pipe.oldest() == Some(page) {
-            true => self.pipe.take().transpose()?,
-            false => None,
-        };
-        let cached = self.sums.cache.with(page, |bytes| Page {
-            sums: sums_of(bytes).collect(),
-            ..Page::default()
-        });
-        match (cached, read) {
-            (Some(page), _) => Ok(page),
-            (None, Some(bytes)) if bytes.len() == PAGE_BYTES => Ok(self.sums.page_of(page, bytes)),
-            (None, _) => self.sums.read_page(page),
-        }
-    }
-}
-
-/// The pages of those ranges that are short, in order: in a long one there may be holes.
-fn pages_of(ranges: impl Iterator<Item = Range<u64>>) -> Vec<u64> {
-    let mut pages = Vec::new();
-    for range in ranges.filter(|range| range.end - range.start <= PAGE_SUMS) {
-        pages.extend(range.start / PAGE_SUMS..=(range.end - 1) / PAGE_SUMS);
-    }
-    pages.dedup();
-    pages
-}
-
-/// Walks sums in order of their blocks; each page is read once.
-#[derive(Debug)]
-pub(crate) struct SumCursor<'a> {
-    sums: &'a Sums,
-    ahead: Option<Ahead<'a>>,
-    page: u64,
-    loaded: Page,
-    data: Range<u64>,
-    doubtful: bool,
-    /// The first block of each page that was mended.
-    mended: Vec<u64>,
-}
-
-impl<'a> SumCursor<'a> {
-    /// Over what the file holds.
-    pub(crate) fn new(sums: &'a Sums) -> SumCursor<'a> {
-        SumCursor {
-            sums,
-            ahead: None,
-            page: 0,
-            loaded: Page::default(),
-            data: 0..0,
-            doubtful: false,
-            mended: Vec::new(),
-        }
-    }
-
-    /// For a checkpoint that is about to visit these ranges: takes pages from memory too, and has
-    /// several reads in flight.
-    pub(crate) fn over(sums: &'a Sums, ranges: impl Iterator<Item = Range<u64>>) -> SumCursor<'a> {
-        SumCursor {
-            ahead: Some(Ahead::of(sums, pages_of(ranges))),
-            ..SumCursor::new(sums)
-        }
-    }
-
-    /// Calls `each` with every block of `range` whose sum is not zero. Holes cost nothing.
-    pub(crate) fn visit(
-        &mut self,
-        range: Range<u64>,
-        each: &mut dyn FnMut(u64, Digest) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut lba = range.start;
-        while lba < range.end {
-            if range.end - lba > PAGE_SUMS && !self.data.contains(&lba) {
-                match self.sums.next_data(lba)? {
-                    None => return Ok(()),
-                    Some(data) => {
-                        lba = data.start;
-                        self.data = data;
-                    }
-                }
-                if lba >= range.end {
-                    return Ok(());
-                }
-            }
-            let end = range.end.min((lba / PAGE_SUMS + 1) * PAGE_SUMS);
-            self.load(lba / PAGE_SUMS)?;
-            self.doubtful |= self.loaded.doubts(&(lba..end));
-            let first = to_usize(lba % PAGE_SUMS);
-            let sums = &self.loaded.sums[first..first + to_usize(end - lba)];
-            for (lba, sum) in (lba..end).zip(sums) {
-                if *sum != Digest::ZERO {
-                    each(lba, *sum)?;
-                }
-            }
-            lba = end;
-        }
-        Ok(())
-    }
-
-    /// The first blocks of the pages that [`Sums::refresh`] writes again.
-    pub(crate) fn mended(&self) -> &[u64] {
-        &self.mended
-    }
-
-    /// A sum that was visited may be wrong: it failed together with its block.
-    pub(crate) fn is_doubtful(&self) -> bool {
-        self.doubtful
-    }
-
-    fn load(&mut self, page: u64) -> Result<(), Error> {
-        if self.loaded.sums.is_empty() || self.page != page {
-            self.loaded = match &mut self.ahead {
-                Some(ahead) => ahead.load(page)?,
-                None => self.sums.read_page(page)?,
-            };
-            if self.loaded.mended {
-                self.mended.push(page * PAGE_SUMS);
-            }
-            self.page = page;
-        }
-        Ok(())
-    }
-}
-
-/// Changes sums in order of their blocks; each page is read and written once, several at a time.
-#[derive(Debug)]
-pub(crate) struct SumWriter<'a> {
-    sums: &'a Sums,
-    page: u64,
-    loaded: Page,
-    ahead: Ahead<'a>,
-    pipe: WritePipe<'a>,
-}
-
-impl<'a> SumWriter<'a> {
-    pub(crate) fn new(sums: &'a Sums) -> SumWriter<'a> {
-        SumWriter::over(sums, std::iter::empty())
-    }
-
-    /// As [`SumWriter::new`], for sums that lie in these ranges.
-    pub(crate) fn over(sums: &'a Sums, ranges: impl Iterator<Item = Range<u64>>) -> SumWriter<'a> {
-        sums.cache.begin_write();
-        SumWriter {
-            sums,
-            page: 0,
-            loaded: Page::default(),
-            ahead: Ahead::of(sums, pages_of(ranges)),
-            pipe: WritePipe::of(sums.direct.as_ref().unwrap_or(&sums.file)),
-        }
-    }
-
-    /// Sets the sums of the blocks from `lba` on.
-    pub(crate) fn put(&mut self, mut lba: u64, mut sums: &[Digest]) -> Result<(), Error> {
-        while !sums.is_empty() {
-            self.load(lba / PAGE_SUMS)?;
-            let first = to_usize(lba % PAGE_SUMS);
-            let count = sums.len().min(to_usize(PAGE_SUMS) - first);
-            self.loaded.sums[first..first + count].copy_from_slice(&sums[..count]);
-            let end = lba + count as u64;
-            let suspects = &mut self.loaded.suspects;
-            suspects.retain(|suspect| !(lba..end).contains(suspect));
-            sums = &sums[count..];
-            lba = end;
-        }
-        Ok(())
-    }
-
-    /// Sets the sums of `range` to zero; whole pages become holes.
-    pub(crate) fn zero(&mut self, range: Range<u64>) -> Result<(), Error> {
-        let first = range.start.next_multiple_of(PAGE_SUMS).min(range.end);
-        let last = (range.end / PAGE_SUMS * PAGE_SUMS).max(first);
-        let none = [Digest::ZERO; 248];
-        self.put(range.start, &none[..to_usize(first - range.start)])?;
-        if first < last {
-            self.turn()?;
-            self.sums
-                .cache
-                .forget(&(first / PAGE_SUMS..last / PAGE_SUMS));
-            let (from, to) = (page_at(first / PAGE_SUMS), page_at(last / PAGE_SUMS));
-            self.sums.file.punch_hole(from, to - from)?;
-        }
-        self.put(last, &none[..to_usize(range.end - last)])
-    }
-
-    fn load(&mut self, page: u64) -> Result<(), Error> {
-        if self.loaded.sums.is_empty() || self.page != page {
-            self.turn()?;
-            self.loaded = self.ahead.load(page)?;
-            self.page = page;
-        }
-        Ok(())
-    }
-
-    /// Submits the page at hand.
-    fn turn(&mut self) -> Result<(), Error> {
-        let loaded = std::mem::take(&mut self.loaded);
-        if loaded.sums.is_empty() {
-            return Ok(());
-        }
-        let mut bytes = Buffer::zeroed(PAGE_BYTES);
-        sumpage::encode(self.page, &loaded.sums, &loaded.suspects, &mut bytes);
-        match loaded.suspects.is_empty() {
-            true => self.sums.cache.write(self.page, &bytes),
-            false => self.sums.cache.forget(&(self.page..self.page + 1)),
-        }
-        self.pipe.write(page_at(self.page), vec![Arc::new(bytes)])
-    }
-
-    /// Writes what is at hand and waits for what is in flight. The caller syncs.
-    pub(crate) fn flush(&mut self) -> Result<(), Error> {
-        self.turn()?;
-        self.pipe.finish()
-    }
-}
-
-impl Drop for SumWriter<'_> {
-    fn drop(&mut self) {
-        // OK because whoever drops it without a flush has an error already.
-        let _ = self.pipe.finish();
-        self.sums.cache.end_write();
+    /// First block at or behind `lba` that may hold data or have a sum, and the end of that: where
+    /// only one of the two is a hole, something was lost.
+    pub(crate) fn next_known(&self, lba: u64) -> Result<Option<Range<u64>>, Error> {
+        let known = [self.next_data(lba)?, self.blocks.next_data(lba)?];
+        Ok(known.into_iter().flatten().min_by_key(|range| range.start))
     }
 }

@@ -274,11 +274,13 @@ impl Look<'_> {
 
     fn run(&mut self, found: &Scrubbed, excused: &Index) {
         self.report.blocks += found.range.end - found.range.start;
-        for rot in &found.rotten {
-            self.note(self.in_sums(rot));
-        }
         // D24: the checkpoint that is under way writes both again.
         let is_due = |lba: &u64| excused.piece(*lba, lba + 1).1.is_some();
+        for rot in &found.rotten {
+            if rot.suspects.is_empty() || !rot.suspects.iter().all(is_due) {
+                self.note(self.in_sums(rot));
+            }
+        }
         let bad = found.bad.iter().copied().filter(|lba| !is_due(lba));
         let bad: Vec<u64> = bad.collect();
         if bad.is_empty() {
@@ -314,7 +316,7 @@ impl Look<'_> {
     fn in_sums(&self, rot: &Rot) -> DamageFound {
         let sums = self.volume.image.sums();
         let count = SECTOR_SUMS.min(self.volume.geometry.blocks - rot.first);
-        let what = match rot.mended {
+        let what = match rot.suspects.is_empty() {
             true => "the sums of these blocks fail their own sum; the blocks are whole",
             false => "the sums of these blocks fail their own sum",
         };

@@ -12,7 +12,8 @@ use crate::image::RUN_BYTES;
 use crate::index::Index;
 use crate::rangemap::RangeMap;
 use crate::repair::read_verified;
-use crate::sums::{Digest, SumCursor, block_sums};
+use crate::sums::{Digest, block_sums};
+use crate::sumwalk::SumCursor;
 use crate::{lock, read_lock, to_usize, write_lock};
 
 /// Neighbours up to this many are read block by block, with others in flight.

@@ -9,6 +9,7 @@ mod in_place;
 mod install;
 mod install_faults;
 mod limited;
+mod lost_sums;
 mod matrix;
 mod model;
 mod opening;

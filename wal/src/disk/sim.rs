@@ -247,6 +247,17 @@ impl SimDisk {
         Ok(())
     }
 
+    /// Ends what [`SimDisk::set_unreadable`] did to a file.
+    ///
+    /// # Errors
+    /// As [`SimDisk::set_unreadable`].
+    pub fn set_readable(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        let node = state.media.find(path)?;
+        state.media.file_mut(node)?.set_readable();
+        Ok(())
+    }
+
     /// What a reader of the file sees now, past every fault.
     ///
     /// # Errors

@@ -155,6 +155,10 @@ impl FileImage {
         self.unreadable.push(range);
     }
 
+    pub(super) fn set_readable(&mut self) {
+        self.unreadable.clear();
+    }
+
     /// Writes until a sector would need more than `free` new ones; says how many bytes it took.
     pub(super) fn write(
         &mut self,
