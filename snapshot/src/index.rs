@@ -80,14 +80,15 @@ impl Index {
         self.insert(blocks, Version::of(place));
     }
 
-    /// Gives `range` the version where it has none of a higher LSN. What was replaced, if that was
+    /// Gives `range` the version where it has none of a higher LSN: one of the same LSN is of a record
+    /// that was cut (D4). What was replaced, if that was
     /// one version of just this range.
     pub(crate) fn note_newer(
         &mut self,
         range: std::ops::Range<u64>,
         version: Version,
     ) -> Option<Version> {
-        self.insert_where(range, version, |old| old.lsn < version.lsn)
+        self.insert_where(range, version, |old| old.lsn <= version.lsn)
     }
 }
 
@@ -157,6 +158,20 @@ mod tests {
             kept,
             [(0..1, 1), (1..2, 2), (2..4, 2), (4..6, 3), (6..9, 2)]
         );
+    }
+
+    #[test]
+    fn a_version_gives_way_to_another_of_the_same_lsn() {
+        let mut index = Index::of(&[place(2, RecordKind::Write, 0, 4)]);
+        let again = Version::of(&place(2, RecordKind::Trim, 1, 2));
+        index.note_newer(1..3, again);
+        let content = |lba| index.piece(lba, lba + 1).1.unwrap().content;
+        assert_eq!(content(0), Content::Payload { first: 0 });
+        assert_eq!((content(1), content(2)), (Content::Hole, Content::Hole));
+        index.note_newer(0..1, again);
+        index.note_newer(1..4, Version::of(&place(1, RecordKind::Write, 1, 3)));
+        let content = |lba| index.piece(lba, lba + 1).1.unwrap().content;
+        assert_eq!((content(0), content(1)), (Content::Hole, Content::Hole));
     }
 
     #[test]

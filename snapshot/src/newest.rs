@@ -12,7 +12,6 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use seawall_wal::disk::Bytes;
 use seawall_wal::{Lsn, RecordPlace};
 
-use crate::error::Error;
 use crate::index::{Index, Version};
 use crate::recent::Recent;
 use crate::{read_lock, to_usize, write_lock};
@@ -139,7 +138,7 @@ impl Newest {
         let range = place.lba.0..place.lba.0 + u64::from(place.blocks);
         if let Some(shard) = self.only_shard(&range) {
             let replaced = write_lock(&shard.index).note_newer(range, Version::of(place));
-            if let Some(replaced) = replaced {
+            if let Some(replaced) = replaced.filter(|replaced| replaced.lsn < place.lsn) {
                 self.recent.forget(replaced.lsn);
             }
             return;
@@ -216,26 +215,24 @@ impl Newest {
         }
     }
 
-    /// Lets `change` say anew what there is, while nobody reads.
-    pub(crate) fn replace(
-        &self,
-        change: impl FnOnce() -> Result<Vec<RecordPlace>, Error>,
-    ) -> Result<(), Error> {
+    /// Lets `change` say anew what there is, while nobody reads; `None` is what there was.
+    pub(crate) fn replace(&self, change: impl FnOnce() -> Option<Vec<RecordPlace>>) {
         let mut held: Vec<_> = self
             .shards
             .iter()
             .map(|shard| write_lock(&shard.index))
             .collect();
-        let changed = change();
+        let Some(changed) = change() else {
+            return;
+        };
         self.recent.clear();
-        let fresh = Newest::of(&changed?);
+        let fresh = Newest::of(&changed);
         for (index, shard) in held.iter_mut().zip(fresh.shards) {
             **index = shard
                 .index
                 .into_inner()
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        Ok(())
     }
 }
 

@@ -97,6 +97,9 @@ impl Volume {
     ) -> Result<bool, Error> {
         let truncations = lookup.truncations;
         let read = self.read_pieces(lookup, range, out);
+        // Looked at afterwards: the marker is there before the first byte of another base, and a
+        // volume without a base serves nothing, not even what its log has (D12).
+        self.check_complete()?;
         // D4: an LSN that was cut may name a record about other blocks by now.
         match self.truncations.load(Ordering::SeqCst) == truncations {
             true => read,
@@ -142,11 +145,11 @@ impl Volume {
 
     fn read_image(&self, lba: u64, captures: u64, out: &mut [u8]) -> Result<bool, Error> {
         let bad = self.image.read(lba, out)?;
-        // Looked at afterwards: the marker is there before the first byte of another base (D12).
-        self.check_complete()?;
         if bad.is_empty() {
             return Ok(true);
         }
+        // Neither is another base damage of this one.
+        self.check_complete()?;
         if self.captures.load(Ordering::SeqCst) != captures {
             return Ok(false);
         }
@@ -164,6 +167,7 @@ impl Volume {
         let size = self.geometry.block_size.bytes();
         let mut lba = offset / size;
         let end = self.geometry.blocks;
+        self.check_complete()?;
         while lba < end {
             let (lost_end, lost) = self.lost.piece(lba, end);
             if lost {

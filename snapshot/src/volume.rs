@@ -332,14 +332,16 @@ impl Volume {
             }));
         }
         let _alone = self.newest.all_alone();
+        // Before the cut, so that no failure comes between it and what readers are told.
+        let kept = after.min(self.log.applied()).max(facts.checkpoint);
+        let kept = self.log.places(LsnRange::new(facts.checkpoint, kept))?;
         let mut truncated = Ok(());
         self.newest.replace(|| {
             self.truncations.fetch_add(1, Ordering::SeqCst);
             truncated = self.log.truncate(after);
-            // Whatever failed: readers are told what the log holds now.
-            let range = LsnRange::new(facts.checkpoint, self.log.applied());
-            Ok(self.log.places(range)?)
-        })?;
+            // A cut that failed halfway is one for readers too.
+            (self.log.frontiers().head <= after).then_some(kept)
+        });
         Ok(truncated?)
     }
 

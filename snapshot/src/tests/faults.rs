@@ -233,6 +233,48 @@ fn a_tail_that_meta_failed_to_take_is_not_acknowledged_by_asking_again() {
     );
 }
 
+/// The log lost a record below the cut, and knows it.
+#[test]
+fn a_truncation_that_cannot_say_what_it_keeps_cuts_nothing() {
+    let sim = SimDisk::new(1);
+    let place = Place::simulated(&sim);
+    let primary = place.primary();
+    for value in 1..=5 {
+        put(&primary, value.into(), value);
+    }
+    put(&primary, 1, 6);
+    place.create("replica", options(Role::Replica));
+    let replica = place.try_open("replica", Access::Replica).unwrap();
+    let range = seawall_wal::LsnRange::new(Lsn::ZERO, lsn(6));
+    let records = primary.log().read(range).unwrap().map(Result::unwrap);
+    replica.receive(records.collect()).unwrap().wait().unwrap();
+    primary.close().unwrap();
+    drop(primary);
+    for path in sim
+        .paths()
+        .into_iter()
+        .filter(|path| path.starts_with("/replica/wal"))
+    {
+        let bytes = sim.read_file(&path).unwrap();
+        if let Some(at) = bytes.windows(BLOCK).position(|part| part == [3; BLOCK]) {
+            sim.flip(&path, at as u64, 1).unwrap();
+        }
+    }
+    replica.log().read_record(lsn(3)).unwrap_err();
+    let refused = replica.truncate(lsn(5));
+    assert!(
+        matches!(&refused, Err(Error::Log(seawall_wal::Error::Corrupt(corrupt)))
+            if corrupt.lsn == Some(lsn(3))),
+        "{refused:?}"
+    );
+    assert_eq!(replica.log().frontiers().head, lsn(6));
+    assert_eq!((get(&replica, 1), get(&replica, 2)), (6, 2));
+    // Below the damage there is nothing that it cannot say.
+    replica.truncate(lsn(2)).unwrap();
+    let values: Vec<_> = (1..6).map(|lba| get(&replica, lba)).collect();
+    assert_eq!(values, [1, 2, 0, 0, 0]);
+}
+
 #[test]
 fn what_a_failed_truncation_cut_is_not_read() {
     for op in [IoOp::Write, IoOp::Sync] {

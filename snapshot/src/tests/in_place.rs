@@ -22,6 +22,9 @@ fn assert_incomplete(volume: &Arc<Volume>) {
     };
     refused(volume.read(900 * BLOCK as u64, &mut [0; BLOCK]));
     refused(volume.next_data(900 * BLOCK as u64).map(drop));
+    // The newest version of block 300 is in the log.
+    refused(volume.read(300 * BLOCK as u64, &mut [0; BLOCK]));
+    refused(volume.next_data(300 * BLOCK as u64).map(drop));
     refused(volume.checkpoint(None).map(drop));
     refused(volume.promote(Epoch::new(9)));
     refused(volume.receive(Vec::new()).map(drop));
