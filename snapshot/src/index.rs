@@ -80,8 +80,8 @@ impl Index {
         self.insert(blocks, Version::of(place));
     }
 
-    /// Gives `range` the version where it has none of a higher LSN: one of the same LSN is of a record
-    /// that was cut (D4). What was replaced, if that was
+    /// Gives `range` the version where it has none of a higher LSN: one of the same LSN is of a
+    /// record that was cut (D4). What was replaced, if that was
     /// one version of just this range.
     pub(crate) fn note_newer(
         &mut self,
