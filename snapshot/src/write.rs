@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use seawall_wal::disk::{Buffer, Bytes};
-use seawall_wal::{Change, Lba, Lsn, RecordHeader, RecordPlace, Ticket};
+use seawall_wal::{Change, Lba, Lsn, Ready, RecordHeader, RecordPlace, Ticket};
 
 use crate::error::Error;
 use crate::to_usize;
@@ -61,13 +61,11 @@ impl Volume {
         let end = offset + bytes.len() as u64;
         let lba = offset / size;
         let blocks = end.div_ceil(size) - lba;
+        if offset.is_multiple_of(size) && end.is_multiple_of(size) {
+            return self.append(Change::write(Lba(lba), block_size, Buffer::copy_of(bytes)));
+        }
         self.edge.admit(blocks * size);
         self.log.admit(blocks * size)?;
-        if offset.is_multiple_of(size) && end.is_multiple_of(size) {
-            let change = Change::write(Lba(lba), block_size, Buffer::copy_of(bytes));
-            let _shared = self.newest.share(&(lba..lba + blocks));
-            return self.append(change);
-        }
         let _alone = self.newest.alone(&(lba..lba + blocks));
         let mut payload = Buffer::zeroed(to_usize(blocks * size));
         let last = payload.len() - block_size.bytes_usize();
@@ -77,7 +75,14 @@ impl Volume {
         }
         let skip = to_usize(offset - lba * size);
         payload[skip..skip + bytes.len()].copy_from_slice(bytes);
-        self.append(Change::write(Lba(lba), block_size, payload))
+        let (place, payload, mut ready) =
+            self.ready(Change::write(Lba(lba), block_size, payload))?;
+        loop {
+            if let Some(ticket) = self.append_ready(place, &payload, &mut ready)? {
+                return Ok(ticket);
+            }
+            self.log.admit(ready.bytes())?;
+        }
     }
 
     pub(crate) fn zero_bytes(
@@ -122,31 +127,56 @@ impl Volume {
         let mut last = None;
         while lba < end {
             let blocks = u32::try_from(end - lba).unwrap_or(u32::MAX);
-            self.edge.admit(RecordHeader::BYTES as u64);
-            self.log.admit(0)?;
-            let _shared = self.newest.share(&(lba..lba + u64::from(blocks)));
             last = Some(self.append(change(Lba(lba), blocks))?);
             lba += u64::from(blocks);
         }
         Ok(last)
     }
 
-    /// Assigns the LSN and gives the record its place. The caller holds the gate of its blocks, so
-    /// that nobody who has to see it looks in between (F6, P10).
+    /// Appends a record of whole blocks, which waits for captures and for the log where it has to.
     fn append(&self, change: Change) -> Result<Ticket, Error> {
+        let blocks = change.lba.0..change.lba.0 + u64::from(change.blocks);
+        let (place, payload, mut ready) = self.ready(change)?;
+        self.edge.admit(ready.bytes());
+        loop {
+            let shared = self.newest.share(&blocks);
+            if let Some(ticket) = self.append_ready(place, &payload, &mut ready)? {
+                return Ok(ticket);
+            }
+            // Nobody waits for the disk with the gate in hand.
+            drop(shared);
+            self.log.admit(ready.bytes())?;
+        }
+    }
+
+    fn ready(&self, change: Change) -> Result<(RecordPlace, Bytes, Ready), Error> {
         let payload = Bytes::clone(&change.payload);
-        let mut place = RecordPlace {
+        let place = RecordPlace {
             lsn: Lsn::ZERO,
             kind: change.kind,
             no_hole: change.no_hole,
             lba: change.lba,
             blocks: change.blocks,
         };
-        let ticket = self.log.append(vec![change])?;
+        Ok((place, payload, self.log.ready(vec![change])?))
+    }
+
+    /// Assigns the LSN and gives the record its place. The caller holds the gate of its blocks, so
+    /// that nobody who has to see it looks in between (F6, P10). `None` when the log has to be
+    /// waited for first.
+    fn append_ready(
+        &self,
+        mut place: RecordPlace,
+        payload: &Bytes,
+        ready: &mut Ready,
+    ) -> Result<Option<Ticket>, Error> {
+        let Some(ticket) = self.log.append_ready(ready)? else {
+            return Ok(None);
+        };
         place.lsn = ticket.range().through;
-        self.newest.note_with(&place, &payload);
+        self.newest.note_with(&place, payload);
         self.edge.appended(payload.len() + RecordHeader::BYTES);
-        Ok(ticket)
+        Ok(Some(ticket))
     }
 
     /// The LSN of the last record of a call, durable if asked for.

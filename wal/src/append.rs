@@ -7,6 +7,21 @@ use crate::record::{Change, Record, RecordHeader, Unnumbered, payload_bytes_max}
 use crate::ticket::Ticket;
 use crate::{Epoch, Error, LineageEntry, Lsn, LsnRange};
 
+/// Changes that were checked and summed, and lack nothing but their LSNs.
+#[derive(Debug)]
+pub struct Ready {
+    records: Vec<Unnumbered>,
+    bytes: u64,
+}
+
+impl Ready {
+    /// Bytes of their records.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Log {
     /// Largest payload of one record: 1 MiB, or a quarter of a segment.
     #[must_use]
@@ -68,20 +83,45 @@ impl Log {
     /// [`Error::ReadOnly`], [`Error::Poisoned`], [`Error::Geometry`] for blocks outside the volume
     /// or a payload over the limit, and as [`Log::admit`]; nothing was appended then.
     pub fn append(self: &Arc<Self>, changes: Vec<Change>) -> Result<Ticket, Error> {
+        let mut ready = self.ready(changes)?;
+        loop {
+            if let Some(ticket) = self.append_ready(&mut ready)? {
+                return Ok(ticket);
+            }
+            self.admit(ready.bytes)?;
+        }
+    }
+
+    /// Checks and sums changes, where callers do not wait for each other.
+    ///
+    /// # Errors
+    /// [`Error::Geometry`], as [`Log::append`].
+    pub fn ready(&self, changes: Vec<Change>) -> Result<Ready, Error> {
         let mut bytes = 0;
         for change in &changes {
             self.check_change(change)?;
             bytes += (RecordHeader::BYTES + change.payload.len()) as u64;
         }
-        // The sums of the payloads are computed here, where callers do not wait for each other.
-        let block_size = self.ids.geometry.block_size;
-        let unnumbered = changes.into_iter();
-        let unnumbered =
-            unnumbered.map(|change| Unnumbered::new(change, self.ids.volume, block_size));
-        let unnumbered: Vec<_> = unnumbered.collect();
-        self.admit(bytes)?;
+        let (volume, block_size) = (self.ids.volume, self.ids.geometry.block_size);
+        let changes = changes.into_iter();
+        let records = changes.map(|change| Unnumbered::new(change, volume, block_size));
+        Ok(Ready {
+            records: records.collect(),
+            bytes,
+        })
+    }
+
+    /// As [`Log::append`], without ever waiting: `None` asks for [`Log::admit`] first, and nothing
+    /// was appended. For callers who hold a lock that a wait would keep from others.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn append_ready(self: &Arc<Self>, ready: &mut Ready) -> Result<Option<Ticket>, Error> {
         let mut state = self.state();
         state.check_open(&self.dir)?;
+        if !state.admits(&self.ids, ready.bytes) {
+            return Ok(None);
+        }
         let Some((epoch, incarnation)) = state.writer else {
             let why = "no incarnation was started; open it as a primary";
             return Err(Error::ReadOnly {
@@ -90,14 +130,14 @@ impl Log {
             });
         };
         let after = state.frontiers.head;
-        for record in unnumbered {
+        for record in ready.records.drain(..) {
             let lsn = state.frontiers.head.next();
             state.enqueue(record.number(epoch, incarnation, lsn));
         }
         let range = LsnRange::new(after, state.frontiers.head);
         state.returning = state.returning.saturating_sub(1);
         self.kick(state);
-        Ok(Ticket::new(self, range))
+        Ok(Some(Ticket::new(self, range)))
     }
 
     pub(crate) fn check_change(&self, change: &Change) -> Result<(), Error> {

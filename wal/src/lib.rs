@@ -193,6 +193,7 @@ mod ticket;
 mod walk;
 mod windows;
 
+pub use append::Ready;
 pub use block::{BlockSize, Lba, LogId, NodeIncarnation, VolumeId};
 pub use clock::Clock;
 pub use edge::SystemClock;

@@ -27,11 +27,12 @@ impl Log {
     /// As [`Log::sync_through`]; [`Error::ReadOnly`]; [`Error::Io`] with ENOSPC when no segment
     /// can be prepared: nothing was appended, and it works again once there is space (L8).
     pub fn admit(&self, bytes: u64) -> Result<(), Error> {
-        // A record is at most doubled by the frame around it.
-        let cost = bytes.saturating_mul(2).max(frame::frame_bytes(1, 0) as u64);
         loop {
             let mut state = self.state();
             state.check_open(&self.dir)?;
+            if state.admits(&self.ids, bytes) {
+                return Ok(());
+            }
             if state.unindexed_bytes > UNINDEXED_BYTES_LIMIT {
                 if state.stepping {
                     drop(self.wait(state));
@@ -40,12 +41,6 @@ impl Log {
                     self.step_with(Effort::Needed)?;
                 }
                 continue;
-            }
-            let busy = state.pending_bytes + bytes > PENDING_BYTES_MAX;
-            let room = state.room_ahead(&self.ids);
-            let enough = room >= state.queued_cost + cost.min(self.room_max());
-            if enough && (!busy || state.pending.is_empty()) {
-                return Ok(());
             }
             if let Some(first) = state.pending.front().map(crate::Record::lsn) {
                 drop(state);
@@ -60,11 +55,6 @@ impl Log {
             drop(state);
             self.prepare_one_more()?;
         }
-    }
-
-    /// The most room that an append can ask for ahead: of one fresh segment.
-    fn room_max(&self) -> u64 {
-        self.ids.usable()
     }
 
     /// Prepares a segment and adds it to the ready ones, unless somebody does so already.
@@ -231,6 +221,18 @@ impl Ids {
 }
 
 impl State {
+    /// Whether `bytes` more may be queued, see [`Log::admit`].
+    pub(crate) fn admits(&self, ids: &Ids, bytes: u64) -> bool {
+        // A record is at most doubled by the frame around it, and no append asks for more than one
+        // fresh segment.
+        let cost = bytes.saturating_mul(2).max(frame::frame_bytes(1, 0) as u64);
+        let cost = cost.min(ids.usable());
+        let busy = self.pending_bytes + bytes > PENDING_BYTES_MAX;
+        self.unindexed_bytes <= UNINDEXED_BYTES_LIMIT
+            && (!busy || self.pending.is_empty())
+            && self.room_ahead(ids) >= self.queued_cost + cost
+    }
+
     /// Bytes of frames that certainly fit the active segment and the prepared ones.
     fn room_ahead(&self, ids: &Ids) -> u64 {
         ids.sure(self.room(ids)) + self.ready.len() as u64 * ids.usable()
