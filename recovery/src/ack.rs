@@ -206,8 +206,12 @@ impl Ledger {
     pub fn assigned(&mut self, replicas: impl IntoIterator<Item = ReplicaId>) -> Option<Lsn> {
         let mut next = BTreeMap::new();
         for id in replicas {
-            let acked = self.replicas.get(&id).copied().unwrap_or_default();
-            next.insert(id, acked);
+            let known = self.replicas.get(&id).copied();
+            if known.is_none() && self.inherited.is_some() {
+                // It may have been a member before we reopened.
+                self.unasked.insert(id.clone());
+            }
+            next.insert(id, known.unwrap_or_default());
         }
         self.unasked.retain(|id| next.contains_key(id));
         self.replicas = next;
@@ -411,6 +415,22 @@ mod tests {
         ledger.asked(&id("r1"));
         ledger.handshake_acknowledged(&id("r1"), lsn(100));
         ledger.assigned([id("r1")]);
+        assert_eq!(ledger.standing(), Standing::Confirmed);
+    }
+
+    // D1: r3 was a member before the reopen, is listed again after it, and holds 101..103.
+    #[test]
+    fn a_replica_added_while_unconfirmed_is_asked_before_we_are_confirmed() {
+        let mut ledger = unasked(AckRule::Quorum, 100, 90);
+        ledger.assigned([id("r1"), id("r2"), id("r3")]);
+        for name in ["r1", "r2"] {
+            ledger.asked(&id(name));
+            ledger.handshake_acknowledged(&id(name), lsn(100));
+        }
+        assert_eq!(ledger.standing(), Standing::Unconfirmed);
+        ledger.asked(&id("r3"));
+        assert_eq!(ledger.standing(), Standing::Confirmed);
+        ledger.assigned([id("r1"), id("r2"), id("r3"), id("r4")]);
         assert_eq!(ledger.standing(), Standing::Confirmed);
     }
 

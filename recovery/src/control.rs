@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use seawall_snapshot::Volume;
 use seawall_wal::{Epoch, LineageEntry, Lsn, VolumeId};
 use serde::Deserialize;
 
@@ -28,6 +29,25 @@ pub struct VolumeFact {
     pub state: State,
     /// How it is reached.
     pub endpoint: Endpoint,
+}
+
+impl VolumeFact {
+    /// What the primary of `volume` on `server` reports of itself; `None` without a server id,
+    /// which is never made up from an address (A199).
+    #[must_use]
+    pub fn of_primary(volume: &Volume, server: &str, endpoint: Endpoint) -> Option<VolumeFact> {
+        let meta = volume.meta().get();
+        let durable = volume.log().frontiers().durable;
+        Some(VolumeFact {
+            volume: meta.volume,
+            replica: ReplicaId::on_server(meta.volume, server)?,
+            epoch: meta.epoch,
+            last_entry: volume.log().lineage().entry_at(durable),
+            durable,
+            state: State::InSync,
+            endpoint,
+        })
+    }
 }
 
 /// What the control plane wants of one volume.
@@ -82,7 +102,7 @@ impl Role {
 /// use seawall_recovery::control::FromFile;
 ///
 /// let plane = FromFile::parse(
-///     r#"{"volumes": [{
+///     br#"{"volumes": [{
 ///         "volume": "01010101010101010101010101010101",
 ///         "primary": "rack-1",
 ///         "role": "primary",
@@ -152,8 +172,8 @@ impl FromFile {
     ///
     /// # Errors
     /// [`BadFile`] with line and column of the first fault.
-    pub fn parse(text: &str) -> Result<FromFile, BadFile> {
-        serde_json::from_str(text).map_err(|error| BadFile {
+    pub fn parse(bytes: &[u8]) -> Result<FromFile, BadFile> {
+        serde_json::from_slice(bytes).map_err(|error| BadFile {
             what: match error.classify() {
                 serde_json::error::Category::Data => Fault::Fields,
                 serde_json::error::Category::Eof => Fault::Short,
@@ -235,7 +255,7 @@ mod tests {
                 "control": "c", "address_version": 2}}]
             }}]}}"#
         );
-        let mut plane = FromFile::parse(&text).unwrap();
+        let mut plane = FromFile::parse(text.as_bytes()).unwrap();
         assert_eq!(plane.failover("rack-2"), []);
         assert_eq!(plane.heartbeat("rack-9", &[fact()]), [], "not its primary");
         plane.heartbeat("rack-1", &[fact()])
@@ -278,8 +298,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_assignment_is_refused_with_its_place() {
-        let fault = |text| {
-            let BadFile { what, line, column } = FromFile::parse(text).unwrap_err();
+        let fault = |text: &str| {
+            let bad = FromFile::parse(text.as_bytes()).unwrap_err();
+            let BadFile { what, line, column } = bad;
             (what, line, column)
         };
         assert_eq!(fault("{\n  \"volumes\": ["), (Fault::Short, 2, 14));

@@ -3,9 +3,11 @@
 //! A primary has one thread per replica that speaks and one that listens, one for its `ctl` socket
 //! and one for its listening address; a replica has one that accepts, and two per session.
 
+mod assigning;
 mod attempt;
 mod conversation;
 mod core;
+mod ending;
 mod pace;
 mod primary;
 mod rebuild;

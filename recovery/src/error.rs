@@ -160,6 +160,12 @@ pub enum Error {
         /// The one promised.
         promised: Epoch,
     },
+    /// An assignment removed the replica, moved it, raised the epoch or asked for another session.
+    #[error("the assignment of {peer} has changed")]
+    Reassigned {
+        /// The replica, as it was reached.
+        peer: String,
+    },
     /// The state log in `recovery/` is damaged.
     #[error("the state log {} is damaged at offset {offset}: {what}", path.display())]
     StateLog {

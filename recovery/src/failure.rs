@@ -229,8 +229,8 @@ pub enum Failure {
     Budget(Violation),
     /// The assignment is older than what was applied.
     #[error(
-        "assignment of epoch {given} version {given_version:?} is older than epoch {current} \
-         version {current_version:?}"
+        "assignment of epoch {given}{} is older than epoch {current}{}",
+        of_version(*given_version), of_version(*current_version)
     )]
     StaleAssignment {
         /// Its epoch.
@@ -265,6 +265,11 @@ pub enum DigestOf {
     Manifest,
     /// The whole state at the frozen target.
     State,
+}
+
+/// A version that was given, behind an epoch.
+fn of_version(version: Option<u64>) -> String {
+    version.map_or_else(String::new, |version| format!(", version {version},"))
 }
 
 impl std::fmt::Display for DigestOf {

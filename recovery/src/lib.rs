@@ -78,8 +78,8 @@ pub use driver::{
 pub use error::Error;
 pub use message::{Invalid, Refusal};
 pub use status::{
-    FindStatus, PinStatus, ProgressStatus, RecoveryRecord, ReplicaStatus, ScrubStatus,
-    SegmentStatus, Status, ThrottleStatus,
+    DecisionRecord, FindStatus, PinStatus, ProgressStatus, RecoveryRecord, ReplicaStatus,
+    ScrubStatus, SegmentStatus, Status, ThrottleStatus,
 };
 pub use transport::tls::{Identity, Security, TlsFiles};
 

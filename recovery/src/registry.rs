@@ -275,7 +275,11 @@ impl<P: Pin> Registry<P> {
         self.senders.values_mut().for_each(Sender::stop);
     }
 
-    fn admit(&self, assignment: &Assignment) -> Result<(), Failure> {
+    /// Whether an assignment may be applied.
+    ///
+    /// # Errors
+    /// [`Failure::StaleAssignment`], [`Failure::DuplicateReplica`], [`Failure::DuplicateEndpoint`].
+    pub(crate) fn admit(&self, assignment: &Assignment) -> Result<(), Failure> {
         let older_version = match (assignment.version, self.version) {
             (Some(new), Some(applied)) => new < applied,
             (None, _) | (_, None) => false,

@@ -22,7 +22,7 @@ use seawall_wal::{Damage, Meta, NodeIncarnation, Section, SectionId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::status::RecoveryRecord;
+use crate::status::{DecisionRecord, RecoveryRecord};
 
 /// Name of the folder and of the file in it.
 const FOLDER: &str = "recovery";
@@ -35,7 +35,7 @@ const PAYLOAD_BYTES_MAX: usize = 64 << 10;
 const REWRITE_BYTES: u64 = 256 << 10;
 /// A log that grew to this is rewritten while it is open: well above what a rewrite keeps.
 const REWRITE_BYTES_LIVE: u64 = 4 << 20;
-/// Recoveries and decisions that a rewrite keeps.
+/// Recoveries that a rewrite keeps, beside what is known of each replica.
 const HISTORY_MAX: usize = 256;
 
 /// One thing that is remembered.
@@ -57,10 +57,8 @@ pub(crate) enum Entry {
     /// A decision with its proof.
     Decision {
         replica: String,
-        session: String,
-        unix_ns: u64,
-        outcome: String,
-        proof: String,
+        #[serde(flatten)]
+        made: DecisionRecord,
     },
     /// A recovery that ended.
     Recovery(Box<RecoveryRecord>),
@@ -75,6 +73,8 @@ pub(crate) struct Remembered {
     pub(crate) epoch: Option<u64>,
     /// Life of its directory.
     pub(crate) node: Option<NodeIncarnation>,
+    /// The newest decision about it.
+    pub(crate) decision: Option<DecisionRecord>,
 }
 
 /// The open state log.
@@ -134,6 +134,17 @@ impl StateLog {
         self.replicas.get(replica).cloned().unwrap_or_default()
     }
 
+    /// Whether `entry` is the decision that was made last, also before a restart: a flapping link
+    /// comes to the same one again and again, and once is enough.
+    pub(crate) fn repeats(&self, entry: &Entry) -> bool {
+        let Entry::Decision { replica, made } = entry else {
+            return false;
+        };
+        let known = self.replicas.get(replica);
+        let last = known.and_then(|known| known.decision.as_ref());
+        last.is_some_and(|last| (&last.outcome, &last.proof) == (&made.outcome, &made.proof))
+    }
+
     /// Every recovery that is remembered, oldest first.
     pub(crate) fn recoveries(&self) -> &[RecoveryRecord] {
         &self.recoveries
@@ -182,7 +193,9 @@ impl StateLog {
                 remembered.epoch = remembered.epoch.max(Some(epoch));
                 remembered.node = node.as_deref().and_then(parse_node).or(remembered.node);
             }
-            Entry::Decision { .. } => {}
+            Entry::Decision { replica, made } => {
+                self.replicas.entry(replica).or_default().decision = Some(made);
+            }
             Entry::Recovery(record) => self.recoveries.push(*record),
         }
         let surplus = self.recoveries.len().saturating_sub(HISTORY_MAX);
@@ -205,6 +218,12 @@ impl StateLog {
                     replica: replica.clone(),
                     set: true,
                     cause: cause.clone(),
+                });
+            }
+            if let Some(made) = &known.decision {
+                entries.push(Entry::Decision {
+                    replica: replica.clone(),
+                    made: made.clone(),
                 });
             }
         }
@@ -400,6 +419,40 @@ mod tests {
         }))
     }
 
+    fn decision(replica: &str, outcome: &str, session: &str) -> Entry {
+        Entry::Decision {
+            replica: replica.into(),
+            made: DecisionRecord {
+                session: session.into(),
+                unix_ns: 5,
+                outcome: outcome.into(),
+                proof: "51 to 100".into(),
+            },
+        }
+    }
+
+    // D8: a crash in the middle of a recovery leaves no record of it, but the decision.
+    #[test]
+    fn the_last_decision_survives_a_reopen_and_a_rewrite_and_is_not_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = StateLog::open(&disk(), dir.path()).unwrap();
+        log.append(decision("r1", "catch-up", "1")).unwrap();
+        log.append(decision("r1", "needs rebuild", "2")).unwrap();
+        log.append(decision("r2", "catch-up", "3")).unwrap();
+        for rewrite in [false, true] {
+            drop(log);
+            log = StateLog::open(&disk(), dir.path()).unwrap();
+            if rewrite {
+                log.rewrite().unwrap();
+            }
+            let last = log.remembered("r1").decision.unwrap();
+            assert_eq!((&*last.outcome, &*last.session), ("needs rebuild", "2"));
+            assert!(log.repeats(&decision("r1", "needs rebuild", "9")));
+            assert!(!log.repeats(&decision("r1", "catch-up", "1")));
+            assert!(!log.repeats(&decision("r3", "catch-up", "1")));
+        }
+    }
+
     fn raw(dir: &Path) -> File {
         let path = dir.join(FOLDER).join(NAME);
         File::open(&disk(), &path, OpenMode::ReadWrite).unwrap()
@@ -427,6 +480,7 @@ mod tests {
             mark: Some("outcome".into()),
             epoch: Some(7),
             node: Some(node),
+            decision: None,
         };
         assert_eq!(log.remembered("r1"), remembered);
         assert_eq!(log.remembered("r2"), Remembered::default());

@@ -143,6 +143,21 @@ pub struct ReplicaStatus {
     pub chunks: Option<(u64, u64)>,
     /// How far a recovery is that is under way.
     pub progress: Option<ProgressStatus>,
+    /// The newest decision about it, which may be from before a restart (D8).
+    pub decision: Option<DecisionRecord>,
+}
+
+/// What was decided about a replica, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// The session that it was made in.
+    pub session: String,
+    /// When, in nanoseconds since 1970.
+    pub unix_ns: u64,
+    /// The outcome, "rebuild" once its source is chosen, or "refused".
+    pub outcome: String,
+    /// Its proof, or the source of the rebuild.
+    pub proof: String,
 }
 
 /// How far a phase of a recovery is.

@@ -83,6 +83,27 @@ pub enum Error {
         /// Last LSN before it.
         applied: Lsn,
     },
+    /// The file of `--control` is no assignment.
+    #[error("{}: {source}", path.display())]
+    Control {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        source: recovery::control::BadFile,
+    },
+    /// The file of `--control` says nothing about this volume on this server.
+    #[error(
+        "{} has no entry with volume {volume} and primary {server:?} in a role that is known; add one, or correct --server",
+        path.display()
+    )]
+    Unassigned {
+        /// The file.
+        path: PathBuf,
+        /// This server.
+        server: String,
+        /// The volume.
+        volume: seawall_wal::VolumeId,
+    },
     /// Serving or receiving a replica failed.
     #[error(transparent)]
     Recovery(recovery::Error),

@@ -8,6 +8,7 @@
 //! | 3 | the operation failed | a volume in use by another process, I/O, a full disk, damage met on the way, a peer that failed or outranks us |
 
 use seawall_recovery as recovery;
+use seawall_recovery::failure::Failure;
 use seawall_snapshot as snapshot;
 use seawall_wal::{self as wal, IoOp};
 
@@ -49,6 +50,8 @@ impl Exit {
             | Error::BadPath { .. }
             | Error::EpochTooLow { .. }
             | Error::Misassigned { .. }
+            | Error::Control { .. }
+            | Error::Unassigned { .. }
             | Error::Usage(_) => Exit::Unusable,
             Error::Volume(source) | Error::At { source, .. } => of_volume(source),
             Error::Recovery(source) => of_recovery(source),
@@ -68,7 +71,12 @@ fn of_recovery(error: &recovery::Error) -> Exit {
     match error {
         recovery::Error::Address { .. }
         | recovery::Error::Insecure { .. }
-        | recovery::Error::TlsFile { .. } => Exit::Unusable,
+        | recovery::Error::TlsFile { .. }
+        | recovery::Error::Failure(
+            Failure::StaleAssignment { .. }
+            | Failure::DuplicateReplica { .. }
+            | Failure::DuplicateEndpoint { .. },
+        ) => Exit::Unusable,
         // OK because everything else, now and later, is a command that started and failed.
         _ => Exit::Failed,
     }

@@ -11,6 +11,7 @@
 pub mod bench;
 mod commands;
 mod common;
+pub mod control;
 mod copy;
 pub mod create;
 pub mod demo;

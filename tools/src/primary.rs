@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use seawall_recovery::throttle::ThrottleOptions;
-use seawall_recovery::{AckRule, Primary, PrimaryOptions, ReplicaAddress, Security, Status};
+use seawall_recovery::{
+    AckRule, Primary, PrimaryOptions, ReplicaAddress, ReplicaStatus, Security, Status,
+};
 use seawall_snapshot::Access;
 use seawall_wal::{ReplayReport, ScanEnd};
 use serde_json::json;
 
 use crate::commands;
 use crate::common;
+use crate::control::{self, Follower};
 use crate::edge::{self, Event};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -32,6 +35,9 @@ pub struct Args {
     /// A replica and where it listens
     #[arg(long = "replica", value_name = "ID=ADDR")]
     pub replicas: Vec<ReplicaAddress>,
+    /// Where the replicas come from, if not from here
+    #[command(flatten)]
+    pub control: control::Args,
     /// When a write counts as committed
     #[arg(long, value_enum, default_value_t = Ack::BestEffort)]
     pub ack: Ack,
@@ -104,10 +110,17 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let disk = common::serving_disk()?;
     let events = edge::events(args.commands)?;
     let options = options(args, args.link.security(&disk)?);
+    args.control.check(&disk)?;
     let (volume, report) = common::open(&disk, &args.dir, Access::Primary)?;
     if let Some(damaged) = common::damaged(&args.dir, &report) {
         return Err(damaged);
     }
+    let follower = Follower::begin(&disk, &args.control, &volume)?;
+    let options = PrimaryOptions {
+        assignment: follower.as_ref().map(Follower::assignment),
+        ..options
+    };
+    let followed = follower.is_some();
     let primary = Primary::start(&disk, &common::clock(), volume.clone(), options)?;
     let greeting = json!({
         "primary": args.dir,
@@ -125,9 +138,11 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     }
     out.flush()?;
     let text = || metrics::text(&primary.status(), Some(volume.log().stats()));
-    let served = metrics::beside(args.metrics.as_deref(), text, || match args.commands {
-        true => commands::serve(&primary, &events, out),
-        false => watch(&primary, &events, out),
+    let served = metrics::beside(args.metrics.as_deref(), text, || {
+        control::beside(follower, &primary, || match args.commands {
+            true => commands::serve(&primary, &events, out),
+            false => watch(&primary, followed, &events, out),
+        })
     });
     primary.shutdown();
     volume.close()?;
@@ -169,8 +184,14 @@ fn options(args: &Args, security: Security) -> PrimaryOptions {
 }
 
 /// Prints every change of a replica's state until told to stop. A replica that never followed and
-/// says that it is not ours ends the command: it was named wrongly, and nothing else will help.
-fn watch(primary: &Primary, events: &Receiver<Event>, out: &mut dyn Write) -> Result<(), Error> {
+/// says that it is not ours ends the command: it was named wrongly, and nothing else will help but
+/// another assignment, where one may come.
+fn watch(
+    primary: &Primary,
+    assigned_anew: bool,
+    events: &Receiver<Event>,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     let (mut shown, mut followed) = (BTreeMap::new(), BTreeSet::new());
     loop {
         let status = primary.status();
@@ -184,7 +205,8 @@ fn watch(primary: &Primary, events: &Receiver<Event>, out: &mut dyn Write) -> Re
             .filter(|replica| replica.state == "in_sync");
         followed.extend(in_sync.map(|replica| replica.id.clone()));
         let wrong = status.replicas.iter().find(|replica| replica.misassigned);
-        if let Some(replica) = wrong.filter(|replica| !followed.contains(&replica.id)) {
+        let lasting = |replica: &&ReplicaStatus| !assigned_anew && !followed.contains(&replica.id);
+        if let Some(replica) = wrong.filter(lasting) {
             return Err(Error::Misassigned {
                 replica: replica.id.clone(),
                 cause: replica.cause.clone().unwrap_or_default(),
@@ -200,6 +222,13 @@ fn watch(primary: &Primary, events: &Receiver<Event>, out: &mut dyn Write) -> Re
 /// Lines for the replicas whose state or cause is not what was shown last.
 fn changes(status: &Status, shown: &mut BTreeMap<String, String>) -> Vec<String> {
     let mut lines = Vec::new();
+    shown.retain(|id, _| {
+        let listed = status.replicas.iter().any(|replica| replica.id == *id);
+        if !listed {
+            lines.push(format!("replica {id} removed"));
+        }
+        listed
+    });
     for replica in &status.replicas {
         let state = replica.state.replace('_', " ");
         let text = match &replica.cause {
@@ -216,8 +245,6 @@ fn changes(status: &Status, shown: &mut BTreeMap<String, String>) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
-    use seawall_recovery::ReplicaStatus;
-
     use super::*;
 
     #[test]
@@ -237,5 +264,8 @@ mod tests {
         status.replicas[0].cause = Some("r1 closed the connection".into());
         let lines = changes(&status, &mut shown);
         assert_eq!(lines, ["replica r1 disconnected: r1 closed the connection"]);
+        status.replicas.clear();
+        assert_eq!(changes(&status, &mut shown), ["replica r1 removed"]);
+        assert!(changes(&status, &mut shown).is_empty());
     }
 }

@@ -4,23 +4,23 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use seawall_snapshot::{Error as VolumeError, StateView};
-use seawall_wal::{Error as LogError, Lsn, LsnRange};
+use seawall_wal::{Lsn, LsnRange};
 
 use super::beside;
 use super::conversation::{Conversation, INBOX_MAX};
-use super::core::Shared;
+use super::core::{Aim, Core, Shared};
+use super::ending::conclude;
 use super::storage::{VolumePin, VolumeStorage};
 use super::tally::Tally;
 use crate::budget::Peer;
 use crate::error::Error;
-use crate::failure::{Cancelled, Failure, Invalidation, Link as LinkEnd, StreamEnd};
+use crate::failure::Failure;
 use crate::history::{IncompleteBase, ReplicaFacts, Standing};
 use crate::id::{ReplicaId, SessionId, Tick};
 use crate::message::{Body, Fence, Hello, HelloReply, Refusal};
 use crate::orchestrator::Call;
 use crate::outcome::{Asked, Verdict};
 use crate::plan::{Plan, Work};
-use crate::sender::State;
 use crate::session::{Kind, SessionOptions};
 use crate::state::Entry;
 use crate::transport::tcp;
@@ -45,11 +45,15 @@ enum Next {
     Again,
 }
 
-/// Keeps `replica` level until the primary stops: one attempt after the other.
-pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId) {
+/// Keeps `replica` level until the primary stops or an assignment removes it: one attempt after
+/// the other.
+pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId, keeper: u64) {
     let mut pause = PAUSE_MIN;
     while !shared.stopping() {
-        let error = match attempt(shared, replica) {
+        let Some(aim) = shared.core().aim(replica, keeper) else {
+            return;
+        };
+        let error = match attempt(shared, &aim) {
             Ok(Next::Stop) => return,
             Ok(Next::Again) => {
                 pause = PAUSE_MIN;
@@ -59,18 +63,21 @@ pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId) {
         };
         tracing::debug!(%replica, %error, "recovery attempt ended");
         let streamed = shared.step(|core, now| {
-            core.orchestrator.asked(replica, now);
-            let extra = core.extras.entry(replica.clone()).or_default();
+            let Some(extra) = core.kept(replica, keeper) else {
+                return Ok(false);
+            };
             extra.cause = Some(error.to_string());
             extra.misassigned = error.is_misassigned();
             extra.chunks = None;
             extra.progress = None;
-            Ok(extra.live.take().is_some())
+            let streamed = extra.live.take().is_some();
+            core.orchestrator.asked(replica, now);
+            Ok(streamed)
         });
         if streamed.unwrap_or(false) {
             pause = PAUSE_MIN;
         }
-        shared.pause(pause);
+        shared.pause_at(&aim, pause);
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
@@ -78,6 +85,7 @@ pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId) {
 /// The session of one connection, and what its speaker needs.
 pub(super) struct Attempt<'a> {
     pub(super) shared: &'a Shared,
+    pub(super) aim: &'a Aim,
     pub(super) replica: &'a ReplicaId,
     pub(super) session: SessionId,
     pub(super) kind: Kind,
@@ -95,32 +103,21 @@ struct Planned {
     target: Option<TargetView>,
 }
 
-fn attempt(shared: &Shared, replica: &ReplicaId) -> Result<Next, Error> {
-    let kind = next_kind(shared, replica)?;
-    let address = shared.core().extras[replica].address.clone();
-    let link = tcp::dial(&address, &shared.options.security, DIAL)?;
-    let (session, epoch) = shared.step(|core, now| {
-        let options = SessionOptions {
-            kind,
-            budget: shared.options.budget,
-        };
-        let session = core.orchestrator.attach(replica, options, now)?;
-        core.orchestrator.connect(Call {
-            now,
-            replica,
-            session,
-        })?;
-        Ok((session, core.orchestrator.registry().epoch()))
-    })?;
+fn attempt(shared: &Shared, aim: &Aim) -> Result<Next, Error> {
+    let replica = &aim.replica;
+    let kind = next_kind(shared, aim)?;
+    let link = tcp::dial(&aim.endpoint.data, &shared.options.security, DIAL)?;
+    let session = shared.change(|core, now| begin(shared, core, aim, kind, now))?;
     let fence = Fence {
         volume: Some(shared.volume.meta().get().volume),
-        epoch: Some(epoch),
+        epoch: Some(aim.epoch),
         session: Some(session),
     };
     let talk = Conversation::new(link, fence, &shared.clock);
     let (to_speaker, inbox) = sync_channel(INBOX_MAX);
     let attempt = Attempt {
         shared,
+        aim,
         replica,
         session,
         kind,
@@ -128,7 +125,9 @@ fn attempt(shared: &Shared, replica: &ReplicaId) -> Result<Next, Error> {
         inbox,
         started: shared.now(),
     };
-    let listener = || talk.listen(&to_speaker, |body| take_ack(shared, replica, session, body));
+    let reassigned = || !shared.core().stands(aim, Some(session));
+    let take = |body| take_ack(shared, aim, session, body);
+    let listener = || talk.listen(&to_speaker, take, reassigned);
     let result = beside("listener", listener, || {
         let result = attempt.speak();
         talk.close();
@@ -142,16 +141,50 @@ fn attempt(shared: &Shared, replica: &ReplicaId) -> Result<Next, Error> {
     result
 }
 
+/// Begins the session that an assignment asked for, or one of our own.
+fn begin(
+    shared: &Shared,
+    core: &mut Core,
+    aim: &Aim,
+    kind: Kind,
+    now: Tick,
+) -> Result<SessionId, Error> {
+    let replica = &aim.replica;
+    if !core.stands(aim, aim.awaiting) {
+        let peer = aim.endpoint.data.clone();
+        return Err(Error::Reassigned { peer });
+    }
+    let orchestrator = &mut core.orchestrator;
+    let session = match aim.awaiting {
+        Some(session) => session,
+        None => {
+            let budget = shared.options.budget;
+            orchestrator.attach(replica, SessionOptions { kind, budget }, now)?
+        }
+    };
+    orchestrator.connect(Call {
+        now,
+        replica,
+        session,
+    })?;
+    Ok(session)
+}
+
 /// Which kind of session comes next.
-fn next_kind(shared: &Shared, replica: &ReplicaId) -> Result<Kind, Error> {
-    let core = shared.core();
+fn next_kind(shared: &Shared, aim: &Aim) -> Result<Kind, Error> {
+    let replica = &aim.replica;
+    let mut core = shared.core();
     if let Some(promised) = core.deposed {
         let ours = core.orchestrator.registry().epoch();
         return Err(Error::Deposed { ours, promised });
     }
+    let extra = core.kept(replica, aim.keeper);
+    let asked = extra.is_some_and(|extra| extra.full_asked);
     let sender = core.orchestrator.registry().sender(replica)?;
-    let (marked, asked) = (sender.needs_rebuild(), core.extras[replica].full_asked);
-    match marked || asked {
+    if let Some(session) = aim.awaiting {
+        return Ok(sender.authority(session)?);
+    }
+    match sender.needs_rebuild() || asked {
         false => Ok(Kind::CatchUp),
         true if asked || shared.options.auto_rebuild => Ok(Kind::Rebuild),
         true => Err(Failure::NeedsRebuild {
@@ -162,12 +195,15 @@ fn next_kind(shared: &Shared, replica: &ReplicaId) -> Result<Kind, Error> {
 }
 
 /// Acknowledgements of a stream are counted by the listener, so that nobody waits for the speaker.
-fn take_ack(shared: &Shared, replica: &ReplicaId, session: SessionId, body: Body) -> Option<Body> {
+fn take_ack(shared: &Shared, aim: &Aim, session: SessionId, body: Body) -> Option<Body> {
+    let replica = &aim.replica;
     let Body::Ack { durable } = body else {
         return Some(body);
     };
     let counted = shared.step(|core, now| {
-        core.extras.entry(replica.clone()).or_default().durable = Some(durable);
+        if let Some(extra) = core.kept(replica, aim.keeper) {
+            extra.durable = Some(durable);
+        }
         let call = Call {
             now,
             replica,
@@ -186,85 +222,6 @@ fn take_ack(shared: &Shared, replica: &ReplicaId, session: SessionId, body: Body
     });
     // Anything else is for the speaker: progress of a session, or the error of a stream.
     (!counted.unwrap_or(false)).then_some(body)
-}
-
-/// Tells the deciding half that a session or stream ended without success.
-fn conclude(shared: &Shared, replica: &ReplicaId, session: SessionId, error: &Error) {
-    let done = shared.step(|core, now| {
-        if let Error::Refused {
-            reason: Refusal::EpochTooOld { promised },
-            ..
-        } = error
-        {
-            core.deposed = core.deposed.max(Some(*promised));
-        }
-        let call = Call {
-            now,
-            replica,
-            session,
-        };
-        let sender = core.orchestrator.registry().sender(replica)?;
-        if sender.stream_id() == Some(session) {
-            return core.orchestrator.stream_lost(call, stream_end(error));
-        }
-        if sender.session_id() != Some(session) {
-            return Ok(());
-        }
-        let reason = invalidation(error, shared.stopping());
-        core.orchestrator
-            .invalidate(call, reason, State::Disconnected)
-    });
-    if let Err(error) = done {
-        tracing::error!(%replica, %error, "the end of a session could not be remembered");
-    }
-}
-
-fn link_end(error: &Error) -> LinkEnd {
-    match error {
-        Error::Silent { .. } | Error::Stalled { .. } => LinkEnd::Silence,
-        _ => LinkEnd::Closed,
-    }
-}
-
-/// What the log said, directly or through a view. While a session or stream has its pin, nothing
-/// of what it reads is reclaimed: where it is, the pin was broken.
-fn log_error(error: &Error) -> Option<&LogError> {
-    match error {
-        Error::Log(error) | Error::Volume(VolumeError::Log(error)) => Some(error),
-        _ => None,
-    }
-}
-
-fn stream_end(error: &Error) -> StreamEnd {
-    match log_error(error) {
-        Some(LogError::Hole { lsn }) => StreamEnd::ReadFailed { lsn: *lsn },
-        Some(LogError::Corrupt(corrupt)) => StreamEnd::ReadFailed {
-            lsn: corrupt.lsn.unwrap_or_default(),
-        },
-        Some(LogError::PinBroken { .. } | LogError::Reclaimed { .. }) => StreamEnd::PinBroken,
-        _ => StreamEnd::LinkLost(link_end(error)),
-    }
-}
-
-fn invalidation(error: &Error, stopping: bool) -> Invalidation {
-    match error {
-        _ if stopping => Invalidation::ExecutorCancelled(Cancelled::Closing),
-        Error::Silent { .. }
-        | Error::Stalled { .. }
-        | Error::Closed { .. }
-        | Error::Socket { .. }
-        | Error::Tls { .. } => Invalidation::LinkLost(link_end(error)),
-        error => match log_error(error) {
-            Some(LogError::Hole { lsn }) => Invalidation::ReadFailed { lsn: *lsn },
-            Some(LogError::Corrupt(corrupt)) => Invalidation::ReadFailed {
-                lsn: corrupt.lsn.unwrap_or_default(),
-            },
-            Some(LogError::PinBroken { .. } | LogError::Reclaimed { .. }) => {
-                Invalidation::PinBroken
-            }
-            _ => Invalidation::ExecutorCancelled(Cancelled::StepFailed),
-        },
-    }
 }
 
 impl Attempt<'_> {
@@ -358,7 +315,7 @@ impl Attempt<'_> {
         }
         let durable = Some(reply.durable);
         self.shared
-            .set_extra(self.replica, |extra| extra.durable = durable);
+            .set_extra(self.aim, |extra| extra.durable = durable);
         Ok(facts(reply))
     }
 
@@ -398,7 +355,8 @@ impl Attempt<'_> {
                 let plan = core.orchestrator.plan(call, facts, &mut storage)?;
                 return Ok(Planned { plan, target: None });
             }
-            let asked = match core.extras[self.replica].full_asked {
+            let extra = core.kept(self.replica, self.aim.keeper);
+            let asked = match extra.is_some_and(|extra| extra.full_asked) {
                 true => Asked::FullBase,
                 false => Asked::Any,
             };

@@ -127,11 +127,18 @@ impl Conversation {
         over.clone()
     }
 
-    /// The listener: hands every message on until the connection ends. `take` may take a message
-    /// for itself; it gives back what is for the speaker.
-    pub(super) fn listen(&self, inbox: &SyncSender<Body>, take: impl Fn(Body) -> Option<Body>) {
+    /// The listener: hands every message on until the connection ends, or `over` says that nobody
+    /// wants it any more, which is asked whenever there is nothing to hear. `take` may take a
+    /// message for itself; it gives back what is for the speaker.
+    pub(super) fn listen(
+        &self,
+        inbox: &SyncSender<Body>,
+        take: impl Fn(Body) -> Option<Body>,
+        over: impl Fn() -> bool,
+    ) {
         let error = loop {
             match self.hear() {
+                Ok(None) if over() => break Error::Reassigned { peer: self.peer() },
                 Ok(None) => {}
                 Ok(Some(body)) => {
                     let Some(body) = take(body) else { continue };

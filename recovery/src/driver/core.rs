@@ -17,8 +17,9 @@ use crate::history::Standing;
 use crate::id::{ReplicaId, SessionId, Tick};
 use crate::orchestrator::Orchestrator;
 use crate::progress::Progress;
+use crate::sender::Endpoint;
 use crate::state::{Entry, StateLog};
-use crate::status::RecoveryRecord;
+use crate::status::{DecisionRecord, RecoveryRecord};
 use crate::throttle::{Throttle, ThrottleView};
 
 /// Nanoseconds of one tick.
@@ -27,7 +28,8 @@ const TICK_NS: u64 = 1_000_000;
 /// What is known of one replica beside its sender.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
-    pub(super) address: String,
+    /// Which thread keeps it level: a replica that was removed and added again has another.
+    pub(super) keeper: u64,
     /// Why the last session, stream or dial ended.
     pub(super) cause: Option<String>,
     /// It refused because it is not the replica that it was assigned as.
@@ -42,8 +44,17 @@ pub(super) struct Extra {
     pub(super) full_asked: bool,
     /// The stream that the replica was told about, once its recovery is on record.
     pub(super) live: Option<SessionId>,
-    /// The decision that was persisted last, so that a flapping link does not repeat it.
-    pub(super) decision: Option<(String, String)>,
+}
+
+/// Whom an attempt is for, as it was assigned when the attempt began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Aim {
+    pub(super) replica: ReplicaId,
+    pub(super) keeper: u64,
+    pub(super) endpoint: Endpoint,
+    pub(super) epoch: Epoch,
+    /// A session that the assignment asked for and that nobody has begun yet.
+    pub(super) awaiting: Option<SessionId>,
 }
 
 /// The deciding half, with what has to be durable of it.
@@ -56,23 +67,21 @@ pub(super) struct Core {
     /// Recoveries that send, and those that wait for one of them to end, oldest first.
     pub(super) sending: u64,
     pub(super) queue: VecDeque<SessionId>,
+    pub(super) keepers: u64,
     seen: u64,
 }
 
 impl Core {
-    pub(super) fn new(
-        orchestrator: Orchestrator<VolumePin>,
-        state: StateLog,
-        extras: BTreeMap<ReplicaId, Extra>,
-    ) -> Core {
+    pub(super) fn new(orchestrator: Orchestrator<VolumePin>, state: StateLog) -> Core {
         let seen = orchestrator.log().last_seq();
         Core {
             orchestrator,
             state,
-            extras,
+            extras: BTreeMap::new(),
             deposed: None,
             sending: 0,
             queue: VecDeque::new(),
+            keepers: 0,
             seen,
         }
     }
@@ -81,11 +90,11 @@ impl Core {
     /// be written is tried again with the next step.
     fn keep(&mut self, unix_ns: u64) -> Result<(), Error> {
         let fresh = self.orchestrator.log().after(self.seen);
-        let fresh: Vec<(u64, ReplicaId, Entry)> = fresh
-            .filter_map(|event| Some((event.seq, event.replica.clone()?, entry(event, unix_ns)?)))
+        let fresh: Vec<(u64, Entry)> = fresh
+            .filter_map(|event| Some((event.seq, entry(event, unix_ns)?)))
             .collect();
-        for (seq, replica, entry) in fresh {
-            if !self.is_repeated(&replica, &entry) {
+        for (seq, entry) in fresh {
+            if !self.state.repeats(&entry) {
                 self.state.append(entry)?;
             }
             self.seen = seq;
@@ -94,16 +103,38 @@ impl Core {
         Ok(())
     }
 
-    /// A flapping link comes to the same decision again and again; once is enough.
-    fn is_repeated(&mut self, replica: &ReplicaId, entry: &Entry) -> bool {
-        let Entry::Decision { outcome, proof, .. } = entry else {
+    /// What is known of a replica, if this thread still keeps it level.
+    pub(super) fn kept(&mut self, replica: &ReplicaId, keeper: u64) -> Option<&mut Extra> {
+        let extra = self.extras.get_mut(replica);
+        extra.filter(|extra| extra.keeper == keeper)
+    }
+
+    /// What the next attempt of this thread is about; `None` when its replica was removed.
+    pub(super) fn aim(&mut self, replica: &ReplicaId, keeper: u64) -> Option<Aim> {
+        self.kept(replica, keeper)?;
+        let sender = self.orchestrator.registry().sender(replica).ok()?;
+        Some(Aim {
+            replica: replica.clone(),
+            keeper,
+            endpoint: sender.endpoint().clone(),
+            epoch: sender.epoch(),
+            awaiting: sender.session_id(),
+        })
+    }
+
+    /// Whether no assignment has come between: the replica is still where and what `aim` says, and
+    /// nobody but `session` works on it.
+    pub(super) fn stands(&mut self, aim: &Aim, session: Option<SessionId>) -> bool {
+        if self.kept(&aim.replica, aim.keeper).is_none() {
             return false;
-        };
-        let decision = Some((outcome.clone(), proof.clone()));
-        let extra = self.extras.entry(replica.clone()).or_default();
-        let repeated = extra.decision == decision;
-        extra.decision = decision;
-        repeated
+        }
+        let sender = self.orchestrator.registry().sender(&aim.replica);
+        sender.is_ok_and(|sender| {
+            let current = sender.session_id().or(sender.stream_id());
+            *sender.endpoint() == aim.endpoint
+                && sender.epoch() == aim.epoch
+                && (current.is_none() || current == session)
+        })
     }
 }
 
@@ -113,10 +144,12 @@ fn entry(event: &Event, unix_ns: u64) -> Option<Entry> {
     let session = event.session.map(|session| session.to_string());
     let decision = |outcome: &str, proof: String| Entry::Decision {
         replica: replica.clone(),
-        session: session.clone().unwrap_or_default(),
-        unix_ns,
-        outcome: outcome.into(),
-        proof,
+        made: DecisionRecord {
+            session: session.clone().unwrap_or_default(),
+            unix_ns,
+            outcome: outcome.into(),
+            proof,
+        },
     };
     match &event.what {
         What::Marked(cause) => Some(Entry::Mark {
@@ -243,6 +276,14 @@ impl Shared {
         &self,
         take: impl FnOnce(&mut Core, Tick) -> Result<R, Failure>,
     ) -> Result<R, Error> {
+        self.change(|core, now| Ok(take(core, now)?))
+    }
+
+    /// As [`Shared::step`], for a step that the disk may fail as well.
+    pub(super) fn change<R>(
+        &self,
+        take: impl FnOnce(&mut Core, Tick) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         let mut core = self.core();
         let result = take(&mut core, self.now());
         let kept = core.keep(self.clock.unix_ns());
@@ -251,7 +292,7 @@ impl Shared {
         self.changed.notify_all();
         kept?;
         committed?;
-        Ok(result?)
+        result
     }
 
     /// Moves committed as far as our own sync and the ack rule allow.
@@ -303,6 +344,14 @@ impl Shared {
         }
     }
 
+    /// Waits for `pause`, or less when the primary stops or an assignment changes the aim.
+    pub(super) fn pause_at(&self, aim: &Aim, pause: Duration) {
+        let _ = self.wait(pause, |core| {
+            let over = self.stopping() || !core.stands(aim, aim.awaiting);
+            over.then_some(())
+        });
+    }
+
     /// Waits for `pause`, or less when the primary stops.
     pub(super) fn pause(&self, pause: Duration) {
         let _ = self.wait(pause, |_| self.stopping().then_some(()));
@@ -323,8 +372,11 @@ impl Shared {
         kept
     }
 
-    pub(super) fn set_extra(&self, replica: &ReplicaId, set: impl FnOnce(&mut Extra)) {
-        set(self.core().extras.entry(replica.clone()).or_default());
+    /// Notes something about a replica; nothing once another thread keeps it level, or none.
+    pub(super) fn set_extra(&self, aim: &Aim, set: impl FnOnce(&mut Extra)) {
+        if let Some(extra) = self.core().kept(&aim.replica, aim.keeper) {
+            set(extra);
+        }
         self.changed.notify_all();
     }
 }

@@ -70,14 +70,14 @@ impl<'a> Attempt<'a> {
         let now = self.shared.clock.monotonic_ns();
         let progress = Some(Progress::begin(phase, total, now));
         self.shared
-            .set_extra(self.replica, |extra| extra.progress = progress);
+            .set_extra(self.aim, |extra| extra.progress = progress);
     }
 
     /// Something of the phase under way was done.
     pub(super) fn note(&self, note: impl FnOnce(&mut Progress, u64)) {
         let now = self.shared.clock.monotonic_ns();
         let mut core = self.shared.core();
-        let extra = core.extras.get_mut(self.replica);
+        let extra = core.kept(self.replica, self.aim.keeper);
         if let Some(progress) = extra.and_then(|extra| extra.progress.as_mut()) {
             note(progress, now);
         }

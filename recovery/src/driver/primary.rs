@@ -1,6 +1,5 @@
 //! A primary with its replicas.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLockReadGuard, Weak};
@@ -8,23 +7,20 @@ use std::time::Duration;
 
 use seawall_snapshot::{Durability, Volume};
 use seawall_wal::disk::Disk;
-use seawall_wal::{Clock, Lsn, VolumeId};
+use seawall_wal::{Clock, Epoch, Lsn};
 
+use super::assigning::decide;
 use super::attempt::keep_level;
-use super::core::{Core, Extra, Shared};
-use super::storage::VolumePin;
+use super::core::{Extra, Shared};
 use super::{AckRule, CtlServer, Threads, serve_ctl};
-use crate::ack::Ledger;
 use crate::budget::Budget;
 use crate::error::Error;
-use crate::event::{Event, EventLog};
-use crate::id::{ReplicaId, SessionIds, Tick};
+use crate::event::Event;
+use crate::id::{ReplicaId, Tick};
 use crate::message::{Body, Message, Refusal};
-use crate::orchestrator::Orchestrator;
-use crate::registry::{Assignment, Registry};
+use crate::registry::{Assigned, Assignment};
 use crate::sender::{Endpoint, SenderView};
 use crate::session::Phase;
-use crate::state::{Entry, StateLog};
 use crate::status::{ProgressStatus, RecoveryRecord, ReplicaStatus, Status, ThrottleStatus};
 use crate::throttle::ThrottleOptions;
 use crate::transport::Link;
@@ -67,6 +63,8 @@ impl FromStr for ReplicaAddress {
 pub struct PrimaryOptions {
     /// The replicas; with the primary they are the members that the ack rule counts.
     pub replicas: Vec<ReplicaAddress>,
+    /// What a control plane wants first, in place of `replicas`; [`Primary::assign`] follows.
+    pub assignment: Option<Assignment>,
     /// When a write counts as committed.
     pub ack: AckRule,
     /// Rebuild every replica once with a full base, although less may do (reason `requested`, D11).
@@ -92,10 +90,27 @@ pub struct PrimaryOptions {
     pub commit_timeout: Duration,
 }
 
+impl PrimaryOptions {
+    /// What is assigned first: by the control plane, or at `epoch` what was listed.
+    pub(super) fn assigned(&self, epoch: Epoch) -> Assignment {
+        let listed = self.replicas.iter().map(|replica| {
+            let endpoint = Endpoint {
+                data: replica.address.clone(),
+                control: replica.address.clone(),
+                version: 0,
+            };
+            (ReplicaId::new(&replica.id), endpoint)
+        });
+        let given = self.assignment.clone();
+        given.unwrap_or_else(|| Assignment::of(listed.collect(), epoch))
+    }
+}
+
 impl Default for PrimaryOptions {
     fn default() -> PrimaryOptions {
         PrimaryOptions {
             replicas: Vec::new(),
+            assignment: None,
             ack: AckRule::BestEffort,
             rebuild_full: false,
             auto_rebuild: true,
@@ -132,8 +147,8 @@ impl Primary {
         volume: Arc<Volume>,
         options: PrimaryOptions,
     ) -> Result<Primary, Error> {
-        for replica in &options.replicas {
-            tcp::resolve(&replica.address, &options.security)?;
+        for (_, endpoint) in &options.assigned(Epoch::default()).replicas {
+            tcp::resolve(&endpoint.data, &options.security)?;
         }
         let listener = match &options.listen {
             Some(listen) => Some(Arc::new(Listener::bind(listen, &options.security)?)),
@@ -160,15 +175,38 @@ impl Primary {
         let shared = Arc::clone(&self.shared);
         self.threads
             .start("seawall-commit", move || follow_own_sync(&shared));
-        for replica in &self.shared.options.replicas {
-            let (shared, id) = (Arc::clone(&self.shared), ReplicaId::new(&replica.id));
-            self.threads
-                .start("seawall-sender", move || keep_level(&shared, &id));
-        }
+        let first: Vec<ReplicaId> = self.shared.core().extras.keys().cloned().collect();
+        self.keep(first);
         if let Some(listener) = &self.listener {
             let (listener, shared) = (Arc::clone(listener), Arc::downgrade(&self.shared));
             self.threads
                 .start("seawall-listen", move || answer_queries(&listener, &shared));
+        }
+    }
+
+    /// Applies an assignment of a control plane (1.7): replicas that it lists are kept level from
+    /// now on, those that it does not list no longer. What it says of the epoch is durable before
+    /// anything follows from it. One that is refused changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Failure`] with the reason of a refusal, [`Error::Deposed`]; [`Error::Log`] when the
+    /// epoch could not be made durable.
+    pub fn assign(&self, assignment: &Assignment) -> Result<Assigned, Error> {
+        let shared = &self.shared;
+        let appends = shared.appends.write();
+        let _no_append = appends.unwrap_or_else(PoisonError::into_inner);
+        let assigned = shared.change(|core, now| core.assign(&shared.volume, assignment, now))?;
+        self.keep(assigned.added.clone());
+        Ok(assigned)
+    }
+
+    /// Starts a thread for each of these replicas.
+    fn keep(&self, replicas: Vec<ReplicaId>) {
+        for id in replicas {
+            let shared = Arc::clone(&self.shared);
+            let keeper = shared.core().extras.get(&id).map(|extra| extra.keeper);
+            let work = move || keep_level(&shared, &id, keeper.unwrap_or_default());
+            self.threads.start("seawall-sender", work);
         }
     }
 
@@ -387,65 +425,6 @@ impl Drop for Primary {
     }
 }
 
-/// The deciding half of a primary that has just opened.
-fn decide(
-    disk: &Arc<dyn Disk>,
-    volume: &Arc<Volume>,
-    options: &PrimaryOptions,
-    now: Tick,
-) -> Result<Core, Error> {
-    let mut state = StateLog::open(disk, volume.dir())?;
-    let epoch = volume.meta().get().epoch;
-    let ids: Vec<ReplicaId> = options
-        .replicas
-        .iter()
-        .map(|replica| ReplicaId::new(&replica.id))
-        .collect();
-    let frontiers = volume.log().frontiers();
-    let ledger = Ledger::reopened(
-        options.ack,
-        ids.iter().cloned(),
-        frontiers.durable,
-        frontiers.committed,
-    );
-    // A random id serves as the boot nonce: session ids are never valid after a restart (H28).
-    let nonce = VolumeId::random()?.0;
-    let boot = u64::from_le_bytes(*nonce.first_chunk().expect("an id has 16 bytes"));
-    let registry: Registry<VolumePin> = Registry::new(epoch, SessionIds::new(boot));
-    let mut orchestrator = Orchestrator::new(registry, ledger, EventLog::default());
-    let endpoints = ids.iter().zip(&options.replicas).map(|(id, replica)| {
-        let endpoint = Endpoint {
-            data: replica.address.clone(),
-            control: replica.address.clone(),
-            version: 0,
-        };
-        (id.clone(), endpoint)
-    });
-    let assigned = orchestrator.assign(&Assignment::of(endpoints.collect(), epoch), now);
-    if let Some(refused) = assigned.refused {
-        return Err(refused.into());
-    }
-    let mut extras = BTreeMap::new();
-    for (id, replica) in ids.iter().zip(&options.replicas) {
-        let remembered = state.remembered(id.as_str());
-        if remembered.epoch != Some(epoch.get()) {
-            state.append(Entry::Sender {
-                replica: replica.id.clone(),
-                epoch: epoch.get(),
-                node: None,
-            })?;
-        }
-        orchestrator.restore(id, remembered.mark.is_some(), remembered.node, now)?;
-        let extra = Extra {
-            address: replica.address.clone(),
-            full_asked: options.rebuild_full,
-            ..Extra::default()
-        };
-        extras.insert(id.clone(), extra);
-    }
-    Ok(Core::new(orchestrator, state, extras))
-}
-
 /// Committed follows our own sync also while nobody flushes.
 fn follow_own_sync(shared: &Shared) {
     let patience = u64::try_from(LOOK.as_nanos()).expect("a short time");
@@ -517,7 +496,13 @@ fn status(shared: &Shared) -> Status {
     let senders = core.orchestrator.registry().status().senders;
     status.replicas = senders
         .into_iter()
-        .map(|sender| replica_status(&core.extras[&sender.replica], sender))
+        .filter_map(|sender| {
+            let extra = core.extras.get(&sender.replica)?;
+            let remembered = core.state.remembered(sender.replica.as_str());
+            let mut replica = replica_status(extra, sender);
+            replica.decision = remembered.decision;
+            Some(replica)
+        })
         .collect();
     status.throttle = Some(ThrottleStatus::of(&shared.throttle_view()));
     status.recoveries = core.state.recoveries().to_vec();
@@ -534,7 +519,7 @@ fn replica_status(extra: &Extra, sender: SenderView) -> ReplicaStatus {
     let acknowledged = stream.map(|stream| stream.acknowledged);
     ReplicaStatus {
         id: sender.replica.to_string(),
-        address: extra.address.clone(),
+        address: sender.endpoint.data.clone(),
         state: sender.state.name().into(),
         session: session
             .or(stream.map(|stream| stream.id))
@@ -546,5 +531,6 @@ fn replica_status(extra: &Extra, sender: SenderView) -> ReplicaStatus {
         misassigned: extra.misassigned,
         chunks: extra.chunks,
         progress: extra.progress.as_ref().map(ProgressStatus::of),
+        decision: None,
     }
 }

@@ -75,7 +75,7 @@ impl Attempt<'_> {
         let at = self.agree(source.target, expected)?;
         self.mark_replica(false)?;
         self.shared
-            .set_extra(self.replica, |extra| extra.full_asked = false);
+            .set_extra(self.aim, |extra| extra.full_asked = false);
         Ok(at)
     }
 
@@ -307,14 +307,9 @@ impl Transfer<'_, '_> {
             progress.sent(sent, now);
             progress.reached(done, skipped * CHUNK_BYTES as u64, now);
         });
-        attempt.shared.step(|core, now| {
-            let call = attempt.call(now);
-            core.extras
-                .entry(attempt.replica.clone())
-                .or_default()
-                .chunks = progress;
-            core.orchestrator.chunks(call, moved)
-        })?;
+        let shared = attempt.shared;
+        shared.set_extra(attempt.aim, |extra| extra.chunks = progress);
+        shared.step(|core, now| core.orchestrator.chunks(attempt.call(now), moved))?;
         match attempt.shared.stopping() {
             true => Err(Error::ShutDown),
             false => Ok(()),

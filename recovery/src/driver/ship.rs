@@ -163,7 +163,7 @@ impl Attempt<'_> {
     /// Ships what becomes durable here, until the primary stops or the connection ends (D3, D6).
     pub(super) fn stream(&self, at: Lsn) -> Result<(), Error> {
         self.talk.send(Body::InSync { lsn: at })?;
-        self.shared.set_extra(self.replica, |extra| {
+        self.shared.set_extra(self.aim, |extra| {
             extra.cause = None;
             extra.misassigned = false;
             extra.chunks = None;

@@ -11,6 +11,7 @@ use super::*;
 use crate::state::StateLog;
 use crate::status::RecoveryRecord;
 
+mod assigning;
 mod cost;
 mod fencing;
 mod memory;

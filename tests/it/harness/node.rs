@@ -1,7 +1,7 @@
 //! Programs that run until they are stopped, and are killed without mercy when dropped.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -62,6 +62,22 @@ impl Node {
             lines,
             said: Vec::new(),
         }
+    }
+
+    /// As [`Node::start`], with a standard input that [`Node::say`] writes to.
+    pub(crate) fn start_fed<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: &[A]) -> Node {
+        Node::spawn(
+            Command::new(program.as_ref())
+                .args(args)
+                .stdin(Stdio::piped()),
+        )
+    }
+
+    /// Writes a line to its standard input.
+    #[track_caller]
+    pub(crate) fn say(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("it was started fed");
+        writeln!(input, "{line}").unwrap();
     }
 
     /// Process id.

@@ -407,7 +407,7 @@ fn silence_ends_a_connection_and_nothing_else() {
     let (inbox, speaker) = std::sync::mpsc::sync_channel(1);
     beside(
         "listener",
-        || talk.listen(&inbox, Some),
+        || talk.listen(&inbox, Some, || false),
         || {
             let body = Body::Ack { durable: Lsn::ZERO };
             let fence = Fence::default();
