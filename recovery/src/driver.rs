@@ -22,6 +22,7 @@ mod tests;
 
 pub use primary::{Primary, PrimaryOptions, ReplicaAddress};
 pub use replica::{Replica, ReplicaOptions};
+pub use storage::history_of;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

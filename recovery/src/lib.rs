@@ -73,7 +73,7 @@ mod transport;
 
 pub use driver::{
     AckRule, CtlServer, Primary, PrimaryOptions, PromiseReport, Replica, ReplicaAddress,
-    ReplicaOptions, check_address, promise_epoch, query_ctl, query_status, serve_ctl,
+    ReplicaOptions, check_address, history_of, promise_epoch, query_ctl, query_status, serve_ctl,
 };
 pub use error::Error;
 pub use message::{Invalid, Refusal};

@@ -7,6 +7,7 @@
 mod append;
 mod checkpoint;
 mod counting;
+mod decide;
 pub mod device;
 mod engine;
 mod floor;
@@ -43,6 +44,7 @@ use crate::exit::Exit;
 pub use append::Append;
 pub use checkpoint::Checkpoint;
 pub use counting::{Counters, Counting};
+pub use decide::Decide;
 pub use engine::{Engine, Load, Shape};
 pub use floor::{BatchFloor, Floor};
 pub use floor_read::ReadFloor;
@@ -83,6 +85,8 @@ pub enum Work {
     ImageRead(ImageRead),
     /// Captures of the log into the image
     Checkpoint(Checkpoint),
+    /// Decisions about a replica, and the same proven from every byte
+    Decide(Decide),
     /// How long volumes of several sizes take to open
     Open(Open),
     /// Writes beside a pinned base, idle and streamed
@@ -182,6 +186,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         Work::Write(args) => (write::measure(args)?, args.run.json),
         Work::ImageRead(args) => (image_read::measure(args)?, args.run.json),
         Work::Checkpoint(args) => (checkpoint::measure(args)?, args.run.json),
+        Work::Decide(args) => (decide::measure(args)?, args.run.json),
         Work::Open(args) => (open::measure(args)?, args.run.json),
         Work::Pinned(args) => (pinned::measure(args)?, args.run.json),
         Work::Nbd(args) => (nbd::measure(args)?, args.run.json),
@@ -194,6 +199,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         Work::Write(_) => write::print(&result, out)?,
         Work::ImageRead(_) => image_read::print(&result, out)?,
         Work::Checkpoint(_) => checkpoint::print(&result, out)?,
+        Work::Decide(_) => decide::print(&result, out)?,
         Work::Open(_) => open::print(&result, out)?,
         Work::Pinned(_) => pinned::print(&result, out)?,
         Work::Nbd(_) => nbd::print(&result, out)?,

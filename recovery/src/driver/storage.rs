@@ -72,41 +72,48 @@ impl VolumeStorage<'_> {
     }
 }
 
+/// What a volume holds, read from the open log without a byte from the disk (D15). It counts as
+/// unconfirmed: how far the ack rule has come is known to the [`Ledger`](crate::ack::Ledger) only.
+#[must_use]
+pub fn history_of(volume: &Volume) -> History {
+    let log = volume.log();
+    let frontiers = log.frontiers();
+    let base = volume.base_state();
+    let damage = log.known_damage();
+    let damage = damage.into_iter().map(|(range, hole)| Damaged {
+        range,
+        kind: match hole {
+            true => DamageKind::Hole,
+            false => DamageKind::Corrupt,
+        },
+    });
+    History {
+        volume: volume.meta().get().volume,
+        head: frontiers.head,
+        durable: frontiers.durable,
+        committed: frontiers.committed,
+        // What the ledger knows replaces it.
+        standing: Standing::Unconfirmed,
+        tail: frontiers.tail,
+        first_retained: log.first_retained(),
+        checkpoint: Some(Checkpoint {
+            lsn: base.checkpoint,
+            trust: match base.untrusted {
+                None => Trust::Trusted,
+                Some(_) => Trust::Untrusted,
+            },
+        }),
+        lineage: log.lineage().through(frontiers.head),
+        damage: damage.collect(),
+        control_readable: true,
+    }
+}
+
 impl Storage for VolumeStorage<'_> {
     type Pin = VolumePin;
 
     fn history(&mut self) -> History {
-        let log = self.volume.log();
-        let frontiers = log.frontiers();
-        let base = self.volume.base_state();
-        let damage = log.known_damage();
-        let damage = damage.into_iter().map(|(range, hole)| Damaged {
-            range,
-            kind: match hole {
-                true => DamageKind::Hole,
-                false => DamageKind::Corrupt,
-            },
-        });
-        History {
-            volume: self.volume.meta().get().volume,
-            head: frontiers.head,
-            durable: frontiers.durable,
-            committed: frontiers.committed,
-            // What the ledger knows replaces it.
-            standing: Standing::Unconfirmed,
-            tail: frontiers.tail,
-            first_retained: log.first_retained(),
-            checkpoint: Some(Checkpoint {
-                lsn: base.checkpoint,
-                trust: match base.untrusted {
-                    None => Trust::Trusted,
-                    Some(_) => Trust::Untrusted,
-                },
-            }),
-            lineage: log.lineage().through(frontiers.head),
-            damage: damage.collect(),
-            control_readable: true,
-        }
+        history_of(self.volume)
     }
 
     fn pin_log(&mut self, after: Lsn) -> Result<VolumePin, PinRefused> {

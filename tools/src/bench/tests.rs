@@ -243,6 +243,33 @@ fn a_short_run_of_pinned_reports_an_idle_and_a_streamed_base() {
     assert_eq!(result["work"], "pinned");
 }
 
+// D15
+#[test]
+fn a_short_run_of_decide_reports_a_catch_up_of_the_whole_log_and_its_full_proof() {
+    let result = measured("decide --log-size 3M");
+    let more = [
+        "records_per_s",
+        "p50_us",
+        "p99_us",
+        "first_decision_us",
+        "prove_full_cold_ms",
+        "prove_full_ms",
+        "prove_full_mb_per_s",
+    ];
+    for field in more {
+        let positive = result[field].as_f64().is_some_and(|value| value > 0.0);
+        assert!(positive, "{field}: {result}");
+    }
+    assert_eq!(
+        (&result["work"], &result["outcome"]),
+        (&"decide".into(), &"catch-up".into())
+    );
+    let records = (3 << 20) / 4096;
+    assert_eq!(result["records"], records);
+    let proof = result["proof"].as_str().unwrap();
+    assert!(proof.contains(&format!("needs 1..{records}")), "{proof}");
+}
+
 #[test]
 fn without_json_every_work_prints_its_lines_for_people() {
     let small = "--seconds 1 --turns 1 --segment-size 1M";
@@ -250,6 +277,7 @@ fn without_json_every_work_prints_its_lines_for_people() {
         ("append --retained 1M", "bytes written per byte"),
         ("read --log-size 1M", "warm range by pread"),
         ("replay --log-size 1M", "after a crash"),
+        ("decide --log-size 1M", "log of 256 records, 1048576 bytes"),
         (
             "write --volume-size 4M --working-set 1M --log-size 2M",
             "own appends",
