@@ -167,6 +167,8 @@ impl fmt::Display for Violation {
 }
 
 #[cfg(test)]
+mod matrix;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -133,3 +133,6 @@ impl<P: Pin> Stream<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod matrix;

@@ -4,6 +4,7 @@ use crate::outcome::{Asked, rebuild_source};
 use crate::testing::{TestPin, endpoint, history, lsn, pins, replica};
 
 mod fork;
+mod matrix;
 
 type TestRegistry = Registry<TestPin>;
 

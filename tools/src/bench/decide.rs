@@ -1,5 +1,5 @@
-//! `seawall bench decide`: what it costs to decide about a replica, and to prove the same by reading
-//! every byte.
+//! `seawall bench decide`: what it costs to decide about a replica, and to prove the same by
+//! reading every byte.
 
 use std::io::Write;
 use std::sync::atomic::AtomicU64;
