@@ -226,11 +226,16 @@ impl Image {
                 }
                 Ok(())
             }
-            Err(error) if is_failed_read(&error) => {
-                tracing::warn!(lba, %error, "a block of the image or its sum cannot be read");
-                bad.push(lba);
-                Ok(())
-            }
+            // Once more: a failure that passes is no damage, and a block is not read again by those
+            // who are told that it is damaged.
+            Err(error) if is_failed_read(&error) => match self.try_run(lba, run, sums, bad) {
+                Err(again) if is_failed_read(&again) => {
+                    tracing::warn!(lba, %error, "a block of the image or its sum cannot be read");
+                    bad.push(lba);
+                    Ok(())
+                }
+                other => other,
+            },
             other => other,
         }
     }
