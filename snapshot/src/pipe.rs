@@ -121,11 +121,16 @@ impl<'a> ReadPipe<'a> {
     }
 
     pub(crate) fn submit(&mut self, number: u64) {
+        self.submit_run(number, 1);
+    }
+
+    /// As [`ReadPipe::submit`], of `count` units from this one on.
+    pub(crate) fn submit_run(&mut self, number: u64, count: usize) {
         let offset = number * self.unit as u64;
         let operation = Operation::Read {
             file: self.pipe.file.id(),
             offset,
-            buffer: Buffer::zeroed(self.unit),
+            buffer: Buffer::zeroed(count * self.unit),
         };
         self.pipe.submit(offset, number, operation);
     }
@@ -135,7 +140,7 @@ impl<'a> ReadPipe<'a> {
         self.pipe.flying.front().map(|flying| flying.about)
     }
 
-    /// What the oldest read gave; shorter than a unit only at the end of the file.
+    /// What the oldest read gave; shorter than asked for only at the end of the file.
     pub(crate) fn take(&mut self) -> Option<Result<Buffer, Error>> {
         let done = self.pipe.land()?;
         Some(done.map(|(_, output)| match output {

@@ -12,14 +12,18 @@ use crate::image::RUN_BYTES;
 use crate::index::Index;
 use crate::rangemap::RangeMap;
 use crate::repair::read_verified;
-use crate::sums::{Digest, block_sums};
+use crate::sums::{Digest, block_sum};
 use crate::sumwalk::SumCursor;
 use crate::{lock, read_lock, to_usize, write_lock};
 
-/// Neighbours up to this many are read block by block, with others in flight.
-const FEW_BLOCKS_MAX: usize = 8;
-/// Blocks that wait to be read so.
-const WAITING_MAX: usize = 2048;
+/// Bytes that one read takes: it begins at a multiple of them at the earliest.
+const READ_BYTES: usize = 128 << 10;
+/// Blocks that are read although nobody needs them, because others lie around them.
+const GAP_BLOCKS_MAX: u64 = 7;
+/// Blocks that wait to be read.
+const WAITING_MAX: usize = 4096;
+/// Blocks whose sums are gone through before any of them is read.
+const VISITED_MAX: u64 = 1 << 18;
 
 /// Copies what views lack into a new layer.
 pub(super) struct Keeper<'a> {
@@ -29,7 +33,7 @@ pub(super) struct Keeper<'a> {
     checkpoint: Lsn,
     layer: Layer,
     found: Vec<(Range<u64>, Old)>,
-    /// Blocks that lie apart, and their sums.
+    /// Blocks that are not read yet, and their sums.
     waiting: Vec<(u64, Digest)>,
     /// Blocks of the last slots, which are not in the file yet.
     run: Vec<u8>,
@@ -77,84 +81,82 @@ impl<'a> Keeper<'a> {
 
     fn keep(&mut self, range: Range<u64>) -> Result<(), Error> {
         self.found.push((range.clone(), Old::Zero));
-        let run_max = (RUN_BYTES >> self.store.image.block_size().shift()) as u64;
-        let mut blocks: Vec<(u64, Digest)> = Vec::new();
-        self.cursor.visit(range, &mut |lba, sum| {
-            blocks.push((lba, sum));
-            Ok(())
-        })?;
-        let follows =
-            |a: &(u64, Digest), b: &(u64, Digest)| a.0 + 1 == b.0 && !b.0.is_multiple_of(run_max);
-        for run in blocks.chunk_by(follows) {
-            if run.len() <= FEW_BLOCKS_MAX {
-                self.waiting.extend(run);
-            } else {
-                self.keep_run(run[0].0..run[0].0 + run.len() as u64)?;
+        let mut lba = range.start;
+        while lba < range.end {
+            // A range may be the whole volume, and what waits is bounded.
+            let end = range.end.min(lba + VISITED_MAX);
+            let waiting = &mut self.waiting;
+            self.cursor.visit(lba..end, &mut |lba, sum| {
+                waiting.push((lba, sum));
+                Ok(())
+            })?;
+            if self.waiting.len() >= WAITING_MAX {
+                self.keep_waiting()?;
             }
+            lba = end;
         }
-        match self.waiting.len() < WAITING_MAX {
-            true => Ok(()),
-            false => self.keep_waiting(),
-        }
+        Ok(())
     }
 
-    /// Reads the blocks that lie apart, many in flight. One that is not as its sum says is read
-    /// again by itself, and from the log if need be.
+    /// Reads the blocks that wait, near ones at once and many in flight. One that is not as its sum
+    /// says is read again by itself, and from the log if need be.
     fn keep_waiting(&mut self) -> Result<(), Error> {
         let waiting = std::mem::take(&mut self.waiting);
         let store = Arc::clone(self.store);
+        let size = store.image.block_size();
+        let window = (READ_BYTES / size.bytes_usize()).max(1) as u64;
+        let near = |a: &(u64, Digest), b: &(u64, Digest)| {
+            b.0 - a.0 <= GAP_BLOCKS_MAX + 1 && a.0 / window == b.0 / window
+        };
+        let groups = || waiting.chunk_by(near);
         let mut reads = store.image.reads();
-        let mut ahead = waiting.iter();
-        for (lba, sum) in &waiting {
+        let mut ahead = groups();
+        for group in groups() {
             while !reads.is_full()
-                && let Some((next, _)) = ahead.next()
+                && let Some(next) = ahead.next()
             {
-                reads.submit(*next);
+                let blocks = next[next.len() - 1].0 + 1 - next[0].0;
+                reads.submit_run(next[0].0, to_usize(blocks));
             }
             let read = reads.take().and_then(Result::ok);
-            let sound = |bytes: &Buffer| block_sums(bytes, store.image.block_size()) == [*sum];
-            match read.filter(sound) {
-                Some(bytes) => {
-                    self.make_room(1);
-                    self.put(*lba..*lba + 1, &bytes)?;
+            for (lba, sum) in group {
+                let at = to_usize(lba - group[0].0) << size.shift();
+                let block = read.as_deref().and_then(|bytes| bytes.get(at..));
+                let block = block.and_then(|rest| rest.get(..size.bytes_usize()));
+                match block.filter(|block| block_sum(block) == *sum) {
+                    Some(block) => self.put(*lba, block, *sum)?,
+                    None => self.keep_one(*lba)?,
                 }
-                None => self.keep_run(*lba..*lba + 1)?,
             }
         }
         Ok(())
     }
 
-    fn keep_run(&mut self, run: Range<u64>) -> Result<(), Error> {
-        let block_size = self.store.image.block_size();
-        let count = run.end - run.start;
-        self.make_room(count);
-        let mut bytes = vec![0; to_usize(count << block_size.shift())];
+    fn keep_one(&mut self, lba: u64) -> Result<(), Error> {
         let (image, log) = (&self.store.image, &self.store.log);
-        match read_verified(image, log, self.checkpoint, run.start, &mut bytes) {
-            Ok(()) => {}
-            Err(Error::ImageDamaged { .. }) if count == 1 => {
-                self.found.push((run, Old::Damaged));
-                return Ok(());
-            }
+        let mut block = vec![0; image.block_size().bytes_usize()];
+        match read_verified(image, log, self.checkpoint, lba, &mut block) {
+            Ok(()) => self.put(lba, &block, block_sum(&block)),
             Err(Error::ImageDamaged { .. }) => {
-                let mut blocks = run.into_iter();
-                return blocks.try_for_each(|lba| self.keep_run(lba..lba + 1));
+                self.found.push((lba..lba + 1, Old::Damaged));
+                Ok(())
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-        self.put(run, &bytes)
     }
 
-    /// Gives the blocks of a run the next slots.
-    fn put(&mut self, run: Range<u64>, bytes: &[u8]) -> Result<(), Error> {
-        let block_size = self.store.image.block_size();
-        let count = run.end - run.start;
+    /// Gives a block the next slot.
+    fn put(&mut self, lba: u64, block: &[u8], sum: Digest) -> Result<(), Error> {
+        self.make_room();
         let slot = self.layer.first + self.layer.sums.len() as u64;
-        self.layer.sums.extend(block_sums(bytes, block_size));
-        lock(&self.store.scratch).slots += count;
-        let lba = run.start;
-        self.found.push((run, Old::Slot { slot, lba }));
-        self.run.extend_from_slice(bytes);
+        self.layer.sums.push(sum);
+        lock(&self.store.scratch).slots += 1;
+        match self.found.last_mut() {
+            // Neighbours go together.
+            Some((range, Old::Slot { .. })) if range.end == lba => range.end = lba + 1,
+            _ => self.found.push((lba..lba + 1, Old::Slot { slot, lba })),
+        }
+        self.run.extend_from_slice(block);
         match self.run.len() < RUN_BYTES {
             true => Ok(()),
             false => self.flush(),
@@ -162,11 +164,11 @@ impl<'a> Keeper<'a> {
     }
 
     /// Keeps within the limit on preserved blocks: the oldest view goes first.
-    fn make_room(&self, slots: u64) {
+    fn make_room(&self) {
         let Some(limit) = self.store.log.pin_limits().preserved_bytes else {
             return;
         };
-        let more = slots << self.store.image.block_size().shift();
+        let more = self.store.image.block_size().bytes();
         loop {
             let needed = self.store.bytes() + more;
             if needed <= limit || !self.break_oldest(PinBreak::PreservedLimit { needed, limit }) {
