@@ -62,7 +62,7 @@ impl Log {
         self.check_writable()?;
         self.want_reclaimed(lsn)?;
         self.enforce_pins();
-        let durable_tail = self.meta.get().tail;
+        let durable_tail = self.meta.tail();
         let (tail, first_generation) = {
             let mut state = self.state();
             let before = state.frontiers.tail;

@@ -230,6 +230,11 @@ impl Meta {
         self.state().contents.clone()
     }
 
+    /// The tail that it names.
+    pub(crate) fn tail(&self) -> Lsn {
+        self.state().contents.tail
+    }
+
     /// Changes it durably, in both copies before the call returns (D17). The change is made to a
     /// copy; when writing fails, what `get` says is unchanged and the handle refuses more changes.
     ///
