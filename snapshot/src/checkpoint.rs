@@ -158,8 +158,9 @@ pub(crate) fn touched(log: &Log, checkpoint: Lsn, target: Lsn) -> Result<Index, 
     Ok(Index::of(&places))
 }
 
-/// Makes `facts` durable together with committed, then true in memory.
-fn store(volume: &Volume, facts: BaseFacts) -> Result<(), Error> {
+/// Makes `facts` durable together with committed, then true in memory. The caller holds the capture
+/// lock.
+pub(crate) fn store(volume: &Volume, facts: BaseFacts) -> Result<(), Error> {
     let committed = volume.log.frontiers().committed;
     volume.log.meta().update(|meta| {
         meta.committed = meta.committed.max(committed);

@@ -50,6 +50,7 @@ fn the_section_lies_where_its_table_says() {
         ("incomplete_session", section::INCOMPLETE_SESSION_AT),
         ("incomplete_base", section::INCOMPLETE_BASE_AT),
         ("repair_after", section::REPAIR_AFTER_AT),
+        ("scrubbed", section::SCRUBBED_AT),
     ];
     let rows = table("Section of meta");
     let documented: Vec<_> = rows
@@ -70,6 +71,7 @@ fn the_section_lies_where_its_table_says() {
             base: Lsn::new(0x0c0d),
         }),
         repair: Some(Lsn::new(0x0e0f)),
+        scrubbed: 0x1011,
     };
     let section = facts.encode();
     assert_eq!(section.version, 1);
@@ -87,6 +89,7 @@ fn the_section_lies_where_its_table_says() {
     assert_eq!(low("incomplete_session"), (0x0b, 0x0b));
     assert_eq!(low("incomplete_base"), (0x0d, 0x0c));
     assert_eq!(low("repair_after"), (0x0f, 0x0e));
+    assert_eq!(low("scrubbed"), (0x11, 0x10));
 }
 
 #[test]

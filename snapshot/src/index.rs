@@ -81,8 +81,7 @@ impl Index {
     }
 
     /// Gives `range` the version where it has none of a higher LSN: one of the same LSN is of a
-    /// record that was cut (D4). What was replaced, if that was
-    /// one version of just this range.
+    /// record that was cut (D4). What was replaced, if that was one version of just this range.
     pub(crate) fn note_newer(
         &mut self,
         range: std::ops::Range<u64>,

@@ -445,6 +445,7 @@ fn switch_meta(old: &Volume, manifest: &Manifest, id: u64, state: Digest) -> Res
         intent: None,
         incomplete: None,
         repair: None,
+        scrubbed: 0,
     };
     Ok(old.meta().update(|meta| {
         meta.log = log;

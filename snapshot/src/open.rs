@@ -16,6 +16,7 @@ use crate::image::{BASE_DIR, Image, base_dir, sweep};
 use crate::lost::Lost;
 use crate::newest::Newest;
 use crate::preserve::Preserved;
+use crate::scrub::ScrubStatus;
 use crate::section::BaseFacts;
 use crate::volume::{Base, Volume};
 use crate::{checkpoint, lock};
@@ -399,7 +400,7 @@ pub(crate) fn open_locked(
         alone: AtomicBool::new(false),
         followed: AtomicU64::new(0),
         closed: AtomicBool::new(false),
-        scrub: Mutex::default(),
+        scrub: Mutex::new(ScrubStatus::from(facts.scrubbed)),
         edge: Edge::new(held.background),
     });
     if writable {

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::image::{Image, RUN_BYTES, is_failed_read};
 use crate::index::Index;
 use crate::repair::Versions;
+use crate::section::BaseFacts;
 use crate::sums::{Digest, Rot};
 use crate::sumwalk::SumCursor;
 use crate::volume::Volume;
@@ -16,8 +17,11 @@ use crate::{checkpoint, lock, to_usize};
 
 /// Finds that are kept; older ones are only counted.
 const FINDS_MAX: usize = 64;
+/// Bytes of the image after which a position is made durable: what a crash makes the scrub look at
+/// again. At its usual rate that is every twenty minutes.
+const DURABLE_BYTES: u64 = 1 << 30;
 
-/// How far the scrub of this process is and what it found.
+/// How far the scrub is, and what it found in this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubStatus {
     /// First block that the pass under way has not looked at.
@@ -46,6 +50,14 @@ pub struct ScrubFind {
 }
 
 impl ScrubStatus {
+    /// Of a process that begins where another one was.
+    pub(crate) fn from(position: u64) -> ScrubStatus {
+        ScrubStatus {
+            position,
+            ..ScrubStatus::default()
+        }
+    }
+
     fn note(&mut self, find: ScrubFind) {
         match find.repaired {
             true => self.repaired += 1,
@@ -70,6 +82,8 @@ pub(crate) fn advance(volume: &Volume, budget_bytes: u64) -> Result<bool, Error>
             let mut status = lock(&volume.scrub);
             status.position = 0;
             status.passes += 1;
+            drop(status);
+            remember(volume, 0)?;
             return Ok(true);
         };
         let finds = match found.bad.is_empty() && found.rotten.is_empty() {
@@ -81,10 +95,31 @@ pub(crate) fn advance(volume: &Volume, budget_bytes: u64) -> Result<bool, Error>
         status.position = found.range.end;
         status.blocks += count;
         finds.into_iter().for_each(|find| status.note(find));
+        drop(status);
+        let part = DURABLE_BYTES >> medium.block_size().shift();
+        if found.range.start / part != found.range.end / part {
+            remember(volume, found.range.end)?;
+        }
         left = left.saturating_sub(count << medium.block_size().shift());
         if left == 0 {
             return Ok(false);
         }
+    }
+}
+
+/// Makes durable where the next process begins.
+fn remember(volume: &Volume, position: u64) -> Result<(), Error> {
+    let _one = lock(&volume.capture);
+    let facts = volume.facts();
+    match facts.scrubbed == position {
+        true => Ok(()),
+        false => checkpoint::store(
+            volume,
+            BaseFacts {
+                scrubbed: position,
+                ..facts
+            },
+        ),
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct BaseFacts {
     /// Damaged blocks are being written again as they are at the checkpoint: all of them have their
     /// versions behind this LSN.
     pub(crate) repair: Option<Lsn>,
+    /// First block that the scrub may not have looked at.
+    pub(crate) scrubbed: u64,
 }
 
 /// The checkpoint that a meta names, without its volume being opened; `None` when its section of
@@ -71,7 +73,8 @@ pub(crate) const INTENT_REST_AT: usize = 48;
 pub(crate) const INCOMPLETE_SESSION_AT: usize = 64;
 pub(crate) const INCOMPLETE_BASE_AT: usize = 80;
 pub(crate) const REPAIR_AFTER_AT: usize = 88;
-pub(crate) const SECTION_BYTES: usize = 96;
+pub(crate) const SCRUBBED_AT: usize = 96;
+pub(crate) const SECTION_BYTES: usize = 104;
 
 impl BaseFacts {
     /// The facts of a new volume: base 1, before LSN 1, all zeros.
@@ -82,6 +85,7 @@ impl BaseFacts {
         intent: None,
         incomplete: None,
         repair: None,
+        scrubbed: 0,
     };
 
     /// The section as it lies in meta.
@@ -105,6 +109,7 @@ impl BaseFacts {
             flags |= FLAG_REPAIR;
             LittleEndian::write_u64(&mut bytes[REPAIR_AFTER_AT..], after.get());
         }
+        LittleEndian::write_u64(&mut bytes[SCRUBBED_AT..], self.scrubbed);
         LittleEndian::write_u16(&mut bytes[FLAGS_AT..], flags);
         Section {
             version: VERSION,
@@ -148,6 +153,7 @@ impl BaseFacts {
                 base: lsn(INCOMPLETE_BASE_AT),
             }),
             repair: (flags & FLAG_REPAIR != 0).then(|| lsn(REPAIR_AFTER_AT)),
+            scrubbed: LittleEndian::read_u64(&bytes[SCRUBBED_AT..]),
         };
         // An absent optional holds zeros, and an intent leads forward: one value, one encoding.
         if facts.encode().bytes != bytes {
@@ -197,6 +203,7 @@ mod tests {
                 base: Lsn::new(120),
             }),
             repair: Some(Lsn::new(40)),
+            scrubbed: 77,
         }
     }
 
@@ -239,7 +246,7 @@ mod tests {
         section.bytes.push(0);
         assert_eq!(
             BaseFacts::decode(&section),
-            Err(Damage::Length { found: 97 })
+            Err(Damage::Length { found: 105 })
         );
         let damaged = |at: usize, value: u8, facts: BaseFacts| {
             let mut section = facts.encode();

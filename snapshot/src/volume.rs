@@ -435,7 +435,7 @@ impl Volume {
         scrub::advance(self, budget_bytes)
     }
 
-    /// How far the scrub of this process is and what it found.
+    /// How far the scrub is, and what it found in this process.
     #[must_use]
     pub fn scrub_status(&self) -> ScrubStatus {
         lock(&self.scrub).clone()

@@ -144,6 +144,48 @@ fn a_step_looks_at_no_more_than_its_budget() {
 }
 
 #[test]
+fn a_scrub_goes_on_where_another_process_was() {
+    let sim = SimDisk::new(1);
+    let place = Place::simulated(&sim);
+    let step = (1 << 30) / BLOCK as u64;
+    let wide = CreateOptions {
+        geometry: geometry(3 * step),
+        ..options(Role::Primary)
+    };
+    place.create("volume", wide);
+    let volume = place.open("volume");
+    let held = [5, step - 1, step + 5, 2 * step + 5];
+    for lba in held {
+        put(&volume, lba, 1);
+    }
+    volume.checkpoint(None).unwrap();
+    assert!(!volume.scrub(1).unwrap());
+    drop(volume);
+    // What it saw is little.
+    let sim = sim.crash_lose_all();
+    let volume = reopen(&sim);
+    assert_eq!(volume.scrub_status().position, 0);
+    for _ in 0..2 {
+        assert!(!volume.scrub(1).unwrap());
+    }
+    let position = volume.scrub_status().position;
+    assert_eq!(position, step);
+    // A capture does not forget it.
+    put(&volume, 6, 1);
+    volume.checkpoint(None).unwrap();
+    drop(volume);
+    let sim = sim.crash_lose_all();
+    let volume = reopen(&sim);
+    assert_eq!(volume.scrub_status().position, position);
+    while !volume.scrub(1).unwrap() {}
+    let seen = volume.scrub_status().blocks;
+    assert!((512..768).contains(&seen), "two runs were left: {seen}");
+    drop(volume);
+    let volume = reopen(&sim.crash_lose_all());
+    assert_eq!(volume.scrub_status().position, 0, "the pass has ended");
+}
+
+#[test]
 fn an_unfinished_checkpoint_is_finished_and_no_find() {
     let sim = SimDisk::new(1);
     let volume = captured(&sim);
