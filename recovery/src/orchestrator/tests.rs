@@ -379,6 +379,37 @@ fn a_wiped_replica_counts_for_nothing_until_it_is_recovered() {
     assert_eq!(one.orchestrator.synced(lsn(130), T0), None);
 }
 
+// A232, D8: what it reported before it was wiped would confirm records that nobody holds.
+#[test]
+fn what_a_wiped_replica_reported_to_a_reopened_primary_is_void() {
+    for kind in [Kind::CatchUp, Kind::Rebuild] {
+        let (r1, r2) = (id("r1"), id("r2"));
+        let mut orchestrator = reopened(&["r1", "r2"], 105);
+        let mut storage = TestStorage::new(history(105).committed(90));
+        let session = orchestrator.connected(&r1, Kind::CatchUp);
+        let at = call(&r1, session);
+        orchestrator.plan(at, &replica(95), &mut storage).unwrap();
+        assert_eq!(orchestrator.ledger.known(&r1).1, Some(lsn(95)));
+        orchestrator.link_lost(at, Link::Closed).unwrap();
+        let session = orchestrator.connected(&r1, kind);
+        let at = call(&r1, session);
+        let wiped = ReplicaFacts::empty(NodeIncarnation([8; 16]));
+        match kind {
+            Kind::Rebuild => {
+                let any = Asked::Any;
+                orchestrator.plan_rebuild(at, &wiped, any, &mut storage)
+            }
+            _ => orchestrator.plan(at, &wiped, &mut storage),
+        }
+        .unwrap();
+        let (stream, handshake, _) = orchestrator.ledger.known(&r1);
+        assert_eq!((stream, handshake.unwrap_or(Lsn::ZERO)), (None, Lsn::ZERO));
+        orchestrator.asked(&r2, T0);
+        assert_eq!(orchestrator.ledger.standing(), Standing::Unconfirmed);
+        assert_eq!(orchestrator.ledger.committed(), lsn(95), "it never falls");
+    }
+}
+
 // A162, A163, A172
 #[test]
 fn every_session_that_an_assignment_ends_is_logged_with_its_one_cause() {
@@ -475,13 +506,33 @@ fn a_replica_that_moves_comes_back_through_the_same_sender() {
     let before = one.orchestrator.log.last_seq();
     let assigned = one.orchestrator.assign(&moved, T0);
     assert_eq!((&assigned.added, &assigned.removed), (&vec![], &vec![]));
+    let sender = one.orchestrator.registry.sender(&one.replica).unwrap();
+    assert_eq!(*sender.endpoint(), endpoint("elsewhere"));
+    assert_eq!(one.held(), 0, "the pin of the stream there");
+    assert_ne!(one.session, assigned.created[0].1);
     one.session = assigned.created[0].1;
     let at = call(&one.replica, one.session);
     one.orchestrator.connect(at).unwrap();
     let plan = one.plan(&replica(100)).unwrap();
     assert_eq!(plan.work, Work::ZeroGap);
     assert_eq!(one.state(), State::InSync);
-    assert!(one.orchestrator.log.after(before).count() >= 4);
+    let events = one.orchestrator.log.after(before);
+    let names: Vec<_> = events.map(|event| event.what.name()).collect();
+    assert_eq!(
+        names,
+        [
+            "stream-ended",
+            "session-created",
+            "connected",
+            "handshake",
+            "completed",
+            "stream-started",
+        ]
+    );
+    let mut events = one.orchestrator.log.after(before);
+    let ended = events.next().map(|event| event.what.clone());
+    let cause = StreamEnd::EndpointChanged;
+    assert_eq!(ended, Some(What::StreamEnded(cause)));
 }
 
 // A166

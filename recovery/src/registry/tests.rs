@@ -120,7 +120,11 @@ fn the_same_assignment_again_changes_nothing() {
 #[test]
 fn a_moved_replica_keeps_its_sender_and_gets_a_new_session() {
     let mut registry = with(&["r1"]);
-    let old = attach(&mut registry, "r1");
+    // What only this sender knows: another one in its place would not.
+    let sender = registry.sender_mut(&id("r1")).unwrap();
+    sender.restore(true, None);
+    let options = SessionOptions::unbounded(Kind::Rebuild);
+    let old = registry.attach(&id("r1"), options).unwrap();
     let moved = |data, version| {
         let endpoint = Endpoint {
             data: String::from(data),
@@ -129,15 +133,53 @@ fn a_moved_replica_keeps_its_sender_and_gets_a_new_session() {
         };
         Assignment::of(vec![(id("r1"), endpoint)], Epoch::new(1))
     };
-    registry.assign(&moved("10.0.0.2", 1));
+    assert_eq!(
+        registry.assign(&moved("10.0.0.2", 1)),
+        Assigned::default(),
+        "neither removed nor added"
+    );
     assert_eq!(session(&registry, "r1"), None);
+    let reason = Invalidation::EndpointChanged;
+    let note = Note::SessionInvalidated { id: old, reason };
+    assert_eq!(registry.drain_notes(), [(id("r1"), Epoch::new(1), note)]);
     let sender = registry.sender(&id("r1")).unwrap();
     assert_eq!(sender.endpoint().data, "10.0.0.2");
-    let again = registry.assign(&moved("10.0.0.2", 1).recovering(id("r1"), Kind::CatchUp));
+    assert!(sender.needs_rebuild());
+    let again = registry.assign(&moved("10.0.0.2", 1).recovering(id("r1"), Kind::Rebuild));
     let (_, new) = &again.created[0];
     assert_ne!(*new, old);
+    assert_eq!(session(&registry, "r1"), Some(*new));
     registry.assign(&moved("10.0.0.2", 2));
     assert_eq!(session(&registry, "r1"), None, "the version alone counts");
+}
+
+// A085: the sender remembers the life of the directory from the first cycle on; one that was made
+// anew in between could not tell that the sixth has another.
+#[test]
+fn five_recoveries_leave_the_sender_that_began_them() {
+    let mut registry = with(&["r1"]);
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let session = attach(&mut registry, "r1");
+        bring_in_sync(&mut registry, "r1", session);
+        let sender = registry.sender(&id("r1")).unwrap();
+        assert_eq!(sender.state(), State::InSync);
+        assert!(!seen.contains(&session));
+        seen.push(session);
+    }
+    registry.drain_notes();
+    let session = attach(&mut registry, "r1");
+    registry.drain_notes();
+    let sender = registry.sender_mut(&id("r1")).unwrap();
+    sender.connect(session).unwrap();
+    let node = seawall_wal::NodeIncarnation([0x77; 16]);
+    let facts = crate::history::ReplicaFacts {
+        node,
+        ..replica(100)
+    };
+    sender.handshake(session, &facts, &history(100)).unwrap();
+    let voided = Note::AcknowledgementsVoided { node };
+    assert!(sender.drain_notes().contains(&voided));
 }
 
 // A143

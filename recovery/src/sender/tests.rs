@@ -188,6 +188,12 @@ fn a_stale_session_id_is_refused_by_every_call_and_hurts_nobody() {
     let pin = |after| Ok(TestPin::new(&pins, after));
     let source = outcome::rebuild_source(&history(100), Asked::Any);
     let moved = rebuild::Chunks::default();
+    let options = SessionOptions::unbounded(Kind::Rebuild);
+    let refused = PinRefused {
+        part: PinPart::Log,
+        at: lsn(1),
+        why: PinRefusal::Policy,
+    };
     for result in [
         sender.connect(given),
         sender
@@ -210,10 +216,16 @@ fn a_stale_session_id_is_refused_by_every_call_and_hurts_nobody() {
         // A088
         sender.invalidate(given, Invalidation::PinBroken, State::Disconnected),
         sender.link_lost(given, Link::Closed),
+        sender.pin_refused(given, refused),
+        sender.hold(given, Held::new(TestPin::new(&pins, lsn(1)))),
+        sender
+            .supersede(given, options, Invalidation::PinBroken, &mut bench.ids)
+            .map(drop),
     ] {
         assert_eq!(result, Err(stale.clone()));
     }
     assert_eq!(bench.sender.view(), before);
+    assert_eq!(pins.held(), 0, "nor is a pin kept that came with one");
 }
 
 // A092

@@ -59,6 +59,24 @@ fn a_pin_below_the_tail_is_refused() {
     ));
 }
 
+// A195
+#[test]
+fn a_pin_is_listed_with_its_owner_its_age_and_what_is_left_until_its_deadline() {
+    let mut pins = Registry::default();
+    let deadline = PinBudget {
+        bytes: None,
+        time_ns: Some(50),
+    };
+    pin(&mut pins, PinKind::Wal, 10, deadline);
+    pin(&mut pins, PinKind::Base, 10, PinBudget::default());
+    let listed = pins.list(30, &held()).into_iter();
+    let listed: Vec<_> = listed
+        .map(|pin| (pin.owner, pin.age_ns, pin.time_left_ns))
+        .collect();
+    let owner = || "test".to_owned();
+    assert_eq!(listed, [(owner(), 30, Some(20)), (owner(), 30, None)]);
+}
+
 #[test]
 fn a_pin_over_its_bytes_is_broken_and_says_how_much_it_kept() {
     let mut pins = Registry::default();

@@ -43,10 +43,10 @@ fn a_refused_log_pin_ends_the_session_and_disconnects() {
 // A178, A180, A183, A187
 #[test]
 fn a_refused_rebuild_pin_ends_the_session_and_leaves_the_mark() {
-    for (base, part, event) in [
-        (Some(50), PinPart::Snapshot, "snapshot-pin-failed"),
-        (Some(50), PinPart::Log, "snapshot-pin-failed"),
-        (None, PinPart::FullBase, "full-base-pin-failed"),
+    for (base, part, event, given) in [
+        (Some(50), PinPart::Snapshot, "snapshot-pin-failed", 0),
+        (Some(50), PinPart::Log, "snapshot-pin-failed", 1),
+        (None, PinPart::FullBase, "full-base-pin-failed", 0),
     ] {
         let history = match base {
             Some(base) => history(100).base(base),
@@ -63,6 +63,8 @@ fn a_refused_rebuild_pin_ends_the_session_and_leaves_the_mark() {
         assert!(one.session_is_over());
         assert_eq!(one.state(), State::NeedsRebuild);
         assert_eq!(one.held(), 0, "no part is held when another fails");
+        let dropped = one.storage.count.dropped();
+        assert_eq!(dropped, given, "parts that were held before {part:?}");
     }
 }
 

@@ -167,12 +167,15 @@ fn a_replica_that_spent_its_budget_is_rebuilt() {
         bench.sender.check_budget(id, NOW, Peer::Answers),
         Err(Failure::Budget(violation))
     );
+    assert_eq!(bench.sender.state(), State::NeedsRebuild);
+    assert_eq!(bench.sender.session_id(), None);
     let id = bench.rebuilding(&history(100).base(30));
     bench.transferred(id, 30);
     bench.sender.begin_tail(id).unwrap();
     bench.sender.tail_progress(id, lsn(100), NOW).unwrap();
     assert_eq!(bench.complete_rebuild(id), Ok(lsn(100)));
     assert_eq!(bench.sender.state(), State::InSync);
+    assert!(!bench.sender.needs_rebuild(), "only that clears the mark");
 }
 
 // A230, D7
