@@ -16,10 +16,10 @@ use crate::meta::Meta;
 use crate::opening::Opening;
 use crate::replay::Verdict;
 use crate::report::{Frontiers, ReplayReport, ScanEnd, SegmentInfo, SegmentState, Stats};
-use crate::segment::{SegmentHeader, file_name};
+use crate::segment::{SegmentFile, SegmentHeader, file_name};
 use crate::state::{State, chain};
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard};
-use crate::{Error, Lineage, Lsn, edge};
+use crate::{Damage, Error, Lineage, Lsn, edge};
 
 /// Name of the directory of segments inside a volume directory.
 pub(crate) const DIR_NAME: &str = "wal";
@@ -158,6 +158,7 @@ impl Log {
             return Ok(());
         }
         let active = Arc::clone(&self.state().active().file);
+        self.count_on_from(&active)?;
         active.hold()?;
         self.clear_padding(soiled)?;
         if let Some(wipe_to) = wipe_to {
@@ -168,6 +169,20 @@ impl Log {
             self.rotate()?;
         }
         Ok(())
+    }
+
+    /// Generations go on behind that of the newest segment, whatever meta counted (D16).
+    fn count_on_from(&self, newest: &SegmentFile) -> Result<(), Error> {
+        let used = newest.generation;
+        if used < self.meta.get().generation_next {
+            return Ok(());
+        }
+        let next = used.checked_add(1).filter(|next| *next < u64::MAX);
+        let next = next.ok_or_else(|| {
+            let field = "generation";
+            Error::corrupt(newest.path(), 0, None, Damage::Field { field, found: used })
+        })?;
+        self.meta.update(|meta| meta.generation_next = next)
     }
 
     /// What a segment of this log says of itself in the life of that generation.

@@ -197,3 +197,26 @@ fn a_meta_that_leaves_nothing_to_count_with_is_damage() {
         );
     }
 }
+
+#[test]
+fn a_generation_that_meta_miscounts_leaves_a_log_that_rotates() {
+    // The open panicked when it prepared a segment under a generation that was used before.
+    for miscounted in [1, 2, 3] {
+        let disk = with_meta(|_| ());
+        let log = open(&disk, LogMode::Writable, Lsn::ZERO).unwrap();
+        assert_eq!(append(&log), Some(Lsn::new(1)));
+        log.close().unwrap();
+        drop(log);
+        let meta = Meta::open(&disk, Path::new(DIR), true).unwrap();
+        meta.update(|meta| meta.generation_next = miscounted)
+            .unwrap();
+        drop(meta);
+        for expected in 2..40 {
+            let log = open(&disk, LogMode::Writable, Lsn::ZERO).unwrap();
+            assert_eq!(append(&log), Some(Lsn::new(expected)));
+            if expected % 2 == 0 {
+                log.close().unwrap();
+            }
+        }
+    }
+}
