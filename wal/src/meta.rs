@@ -26,6 +26,13 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Whether a fresh segment takes the largest record it allows. Volumes have 1 MiB and more;
+    /// below 16 KiB appends would go from one empty segment to the next.
+    fn holds_records(&self) -> bool {
+        let allowed = 16 << 10..=1 << 30;
+        allowed.contains(&self.segment_bytes) && self.segment_bytes.is_multiple_of(4096)
+    }
+
     /// Size of the volume in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -463,6 +470,12 @@ impl MetaContents {
             blocks: number()?,
             segment_bytes: number()?,
         };
+        if !geometry.holds_records() {
+            return Err(field("segment_bytes", geometry.segment_bytes));
+        }
+        if geometry.blocks.checked_mul(block_size.bytes()).is_none() {
+            return Err(field("blocks", geometry.blocks));
+        }
         let epoch = Epoch::new(number()?);
         let [committed, tail, origin] = [number()?, number()?, number()?].map(Lsn::new);
         let first_generation = number()?;
