@@ -265,7 +265,16 @@ impl FrameHeader {
 
     /// Lengths and LSNs inside the frame agree with each other.
     fn check(&self, records: &[RecordHeader]) -> Result<(), Damage> {
-        let counters = [("sequence", self.sequence), ("after", self.after.get())];
+        let last = self.after.get().saturating_add(records.len() as u64);
+        // Nothing could be counted behind any of them.
+        let counters = [
+            ("sequence", self.sequence),
+            ("after", self.after.get()),
+            ("last", last),
+            ("frontier", self.frontier.get()),
+            ("committed", self.committed.get()),
+            ("next_generation", self.next_generation),
+        ];
         if let Some((field, found)) = counters.into_iter().find(|(_, n)| *n == u64::MAX) {
             return Err(Damage::Field { field, found });
         }

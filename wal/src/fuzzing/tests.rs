@@ -139,6 +139,27 @@ fn a_frontier_that_nothing_reaches_costs_no_memory_for_each_lost_record() {
     segment(&bytes);
 }
 
+#[test]
+fn a_frame_with_the_last_of_all_numbers_is_damage() {
+    // A sound frame said that everything was durable, and a read of the log panicked.
+    let seeds = seeds();
+    let seed = seeds.iter().find(|seed| seed.target == "segment").unwrap();
+    for at in [frame::layout::FRONTIER_AT, frame::layout::COMMITTED_AT] {
+        let mut bytes = seed.bytes.clone();
+        let at = 1 + frame::FRAME_ALIGNMENT + at;
+        bytes[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        segment(&bytes);
+        let (mode, bytes) = mend::split(&bytes).unwrap();
+        let mut bytes = bytes.to_vec();
+        mend::segment(&mut bytes, mode.links);
+        let decoded = FrameHeader::decode(&bytes[frame::FRAME_ALIGNMENT..]);
+        let Err(crate::Damage::Field { found, .. }) = decoded else {
+            panic!("{decoded:?}");
+        };
+        assert_eq!(found, u64::MAX);
+    }
+}
+
 /// A log whose meta was changed, closed before.
 fn with_meta(change: impl FnOnce(&mut MetaContents)) -> Arc<dyn Disk> {
     let disk = volume();
