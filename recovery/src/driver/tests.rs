@@ -37,6 +37,20 @@ struct Served {
     primary: Primary,
 }
 
+/// A new volume of `size` bytes for a primary.
+fn create(disk: &Arc<dyn Disk>, dir: &Path, size: u64) {
+    let options = CreateOptions {
+        volume: None,
+        geometry: Geometry {
+            block_size: BlockSize::DEFAULT,
+            blocks: size / BLOCK,
+            segment_bytes: MIB,
+        },
+        role: Role::Primary,
+    };
+    Volume::create(disk, dir, options).unwrap();
+}
+
 impl Lab {
     fn new() -> Lab {
         Lab {
@@ -51,16 +65,7 @@ impl Lab {
     }
 
     fn create(&self, name: &str, size: u64) {
-        let options = CreateOptions {
-            volume: None,
-            geometry: Geometry {
-                block_size: BlockSize::DEFAULT,
-                blocks: size / BLOCK,
-                segment_bytes: MIB,
-            },
-            role: Role::Primary,
-        };
-        Volume::create(&self.disk, &self.dir(name), options).unwrap();
+        create(&self.disk, &self.dir(name), size);
     }
 
     fn open(&self, name: &str, access: Access) -> Arc<Volume> {

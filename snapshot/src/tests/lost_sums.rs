@@ -1,6 +1,7 @@
 //! Sectors of sums that became zeros, which is what one looks like that was never written: nothing
 //! is read wrong, no view shows zeros, and the digest is right once what was named is overwritten.
 
+use super::scrub::with_sum_25_flipped;
 use super::*;
 use seawall_wal::IoOp;
 use seawall_wal::disk::sim::{Effect, Fault};
@@ -202,14 +203,7 @@ fn a_repair_does_not_seal_the_rest_of_a_lost_sector() {
 /// capture of other blocks of the sector.
 #[test]
 fn what_mends_a_sum_outlives_a_capture_during_which_its_block_cannot_be_read() {
-    let sim = SimDisk::new(1);
-    let volume = Place::simulated(&sim).primary();
-    for lba in 0..30u8 {
-        put(&volume, lba.into(), lba + 1);
-    }
-    volume.advance_tail(lsn(30)).unwrap();
-    drop(volume);
-    sim.flip(SUMS.as_ref(), 25 * 16 + 2, 0x80).unwrap();
+    let sim = with_sum_25_flipped();
     let bad = 25 * BLOCK as u64;
     sim.set_unreadable(IMAGE.as_ref(), bad..bad + 512).unwrap();
     let volume = reopen(&sim);

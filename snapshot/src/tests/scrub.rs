@@ -301,17 +301,23 @@ fn bits_that_the_medium_lost_are_found_behind_the_page_cache() {
     assert_eq!(get(&reopen(&sim.crash_lose_all()), 3), 30);
 }
 
+/// A closed volume of 30 captured blocks, the sum of block 25 damaged.
+pub(super) fn with_sum_25_flipped() -> Arc<SimDisk> {
+    let sim = SimDisk::new(1);
+    let volume = Place::simulated(&sim).primary();
+    for lba in 0..30u8 {
+        put(&volume, lba.into(), lba + 1);
+    }
+    volume.advance_tail(lsn(30)).unwrap();
+    drop(volume);
+    sim.flip(SUMS.as_ref(), 25 * 16 + 2, 0x80).unwrap();
+    sim
+}
+
 #[test]
 fn a_checkpoint_beside_a_damaged_sum_costs_no_block_either() {
     for changed in [1, 7, 8, 9, 20] {
-        let sim = SimDisk::new(1);
-        let volume = Place::simulated(&sim).primary();
-        for lba in 0..30u8 {
-            put(&volume, lba.into(), lba + 1);
-        }
-        volume.advance_tail(lsn(30)).unwrap();
-        drop(volume);
-        sim.flip(SUMS.as_ref(), 25 * 16 + 2, 0x80).unwrap();
+        let sim = with_sum_25_flipped();
         let volume = reopen(&sim);
         for lba in 0..changed {
             put(&volume, lba, 99);

@@ -185,16 +185,7 @@ fn an_epoch_that_cannot_be_made_durable_changes_nothing() {
     let disk: Arc<dyn Disk> = sim.clone();
     let clock: Arc<dyn Clock> = SystemClock::new();
     let (p, r) = (Path::new("/p"), Path::new("/r"));
-    let options = CreateOptions {
-        volume: None,
-        geometry: Geometry {
-            block_size: BlockSize::DEFAULT,
-            blocks: 64,
-            segment_bytes: MIB,
-        },
-        role: Role::Primary,
-    };
-    Volume::create(&disk, p, options).unwrap();
+    create(&disk, p, 64 * BLOCK);
     let (volume, _) = Volume::open(&disk, p, &clock, Access::Primary).unwrap();
     let usual = ReplicaOptions::default();
     let replica = Replica::serve(&disk, &clock, r, "r1", "127.0.0.1:0", usual).unwrap();

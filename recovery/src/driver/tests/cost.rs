@@ -49,16 +49,7 @@ fn a_decision_reads_nothing_from_the_disk() {
     let disk: Arc<dyn Disk> = counting.clone();
     let clock: Arc<dyn Clock> = SystemClock::new();
     let dir = Path::new("/p");
-    let options = CreateOptions {
-        volume: None,
-        geometry: Geometry {
-            block_size: BlockSize::DEFAULT,
-            blocks: 64,
-            segment_bytes: MIB,
-        },
-        role: Role::Primary,
-    };
-    Volume::create(&disk, dir, options).unwrap();
+    create(&disk, dir, 64 * BLOCK);
     let (volume, _) = Volume::open(&disk, dir, &clock, Access::Primary).unwrap();
     for turn in 0..8 {
         let bytes = vec![turn; 256 << 10];
