@@ -9,6 +9,7 @@ use seawall_wal::disk::{Buffer, Bytes};
 use seawall_wal::{Log, Lsn, LsnRange};
 
 use crate::error::Error;
+use crate::fill::Fills;
 use crate::image::{Image, RUN_BYTES};
 use crate::index::{Content, Index};
 use crate::pipe::WritePipe;
@@ -22,6 +23,9 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Records that nobody needs, and that are read nevertheless because others lie around them: what
 /// the log shows at once.
 const SKIPPED_MAX: u64 = 1024;
+
+/// What a run of zeros takes, in writes of single blocks.
+const FILL_COST: usize = 16;
 
 /// Blocks that take the payload of one record.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +45,11 @@ struct Piece {
 pub(crate) struct Plan {
     /// In LSN order.
     pieces: Vec<Piece>,
-    /// Of the blocks that take payload: whether they had a sum, so that they have their place in
-    /// the image. Empty when that is not known.
+    /// Of the blocks that take payload: whether they have their place in the image, since they had
+    /// a sum or lie in `fills`. Empty when that is not known.
     placed: Vec<bool>,
+    /// Blocks of zeros that get their places, in order and apart from each other.
+    fills: Vec<Range<u64>>,
     /// Their new sums.
     sums: Vec<Digest>,
     /// Blocks whose pages of sums are not on disk as they have to be.
@@ -80,6 +86,7 @@ impl Plan {
         Plan {
             pieces,
             placed: Vec::new(),
+            fills: Vec::new(),
             sums: vec![Digest::ZERO; number],
             stale: Vec::new(),
         }
@@ -96,17 +103,22 @@ impl Plan {
         let mut rest = digest;
         let mut number = 0;
         let mut cursor = SumCursor::over(image.sums(), touched.iter().map(|(range, _)| range));
+        let mut fills = Fills::below(image.blocks());
         for (range, version) in touched.iter() {
             let (start, blocks) = (range.start, payload_blocks(&range, version.content));
-            cursor.visit(range, &mut |lba, sum| {
+            cursor.visit(range.clone(), &mut |lba, sum| {
                 rest = rest.without_block(lba, sum);
                 if blocks > 0 {
                     plan.placed[number + to_usize(lba - start)] = true;
                 }
                 Ok(())
             })?;
+            if blocks > 0 {
+                fills.visit(&range, number, &mut cursor, &mut plan.placed)?;
+            }
             number += blocks;
         }
+        plan.fills = fills.finish(&mut cursor, &mut plan.placed)?;
         plan.stale = cursor.stale().to_vec();
         if cursor.is_doubtful() {
             tracing::warn!("the digest is taken over all sums: old ones cannot be told any more");
@@ -124,6 +136,10 @@ impl Plan {
         rest: Digest,
     ) -> Result<Digest, Error> {
         let image = &volume.image;
+        let fills = std::mem::take(&mut self.fills);
+        let pieces = std::mem::take(&mut self.pieces);
+        let mut batch = Batch::of(volume, self);
+        batch.fill(&fills)?;
         for (range, version) in touched.iter() {
             match version.content {
                 Content::Payload { .. } => {}
@@ -131,8 +147,6 @@ impl Plan {
                 Content::Hole => image.punch(&range)?,
             }
         }
-        let pieces = std::mem::take(&mut self.pieces);
-        let mut batch = Batch::of(volume, self);
         let mut stored = Vec::new();
         for piece in pieces {
             match volume.newest.payload(piece.lsn, piece.first) {
@@ -204,8 +218,9 @@ struct Batch<'a> {
     /// First block, payload, and whether the blocks have their place.
     gathered: Vec<(u64, Bytes, bool)>,
     bytes: usize,
-    /// Blocks written.
+    /// Work done, and all of it, in blocks written.
     done: usize,
+    total: usize,
 }
 
 impl<'a> Batch<'a> {
@@ -213,12 +228,41 @@ impl<'a> Batch<'a> {
         Batch {
             volume,
             image: &volume.image,
-            plan,
             pipe: volume.image.writes(),
             gathered: Vec::new(),
             bytes: 0,
             done: 0,
+            total: plan.sums.len(),
+            plan,
         }
+    }
+
+    /// Gives blocks of zeros their places, before anything else is written.
+    fn fill(&mut self, fills: &[Range<u64>]) -> Result<(), Error> {
+        match self.try_fill(fills) {
+            // Space that others need more: what takes payload finds its place block by block.
+            Err(Error::Log(error)) if error.is_out_of_space() => {
+                tracing::debug!(%error, "blocks that were never written get no places ahead");
+                fills.iter().try_for_each(|fill| self.image.punch(fill))
+            }
+            filled => filled,
+        }
+    }
+
+    fn try_fill(&mut self, fills: &[Range<u64>]) -> Result<(), Error> {
+        let runs = || fills.iter().flat_map(|fill| self.image.zeros(fill));
+        let mut pipe = self.image.writes();
+        self.total += runs().count() * FILL_COST;
+        for (lba, zeros) in runs() {
+            pipe.write(self.image.offset(lba), vec![zeros])?;
+            self.advance(FILL_COST);
+        }
+        pipe.finish()
+    }
+
+    fn advance(&mut self, work: usize) {
+        self.done += work;
+        self.volume.edge.pace().advance(self.done, self.total);
     }
 
     /// Takes a piece out of the payload of its record.
@@ -287,11 +331,7 @@ impl<'a> Batch<'a> {
             // What is written to holes waits in memory, which has to be bounded.
             self.volume.synced(self.image.sync_blocks())?;
         }
-        self.done += bytes >> shift;
-        self.volume
-            .edge
-            .pace()
-            .advance(self.done, self.plan.sums.len());
+        self.advance(bytes >> shift);
         Ok(())
     }
 }

@@ -314,19 +314,18 @@ impl Image {
 
     /// Makes `range` read zero and keeps its space.
     pub(crate) fn zero(&self, range: &Range<u64>) -> Result<(), Error> {
-        let run = (RUN_BYTES >> self.block_size.shift()) as u64;
-        let zeros = Arc::new(Buffer::zeroed(RUN_BYTES));
-        let mut at = range.start;
-        while at < range.end {
-            let count = run.min(range.end - at);
-            let bytes = match count == run {
-                true => Arc::clone(&zeros),
-                false => Arc::new(Buffer::zeroed(to_usize(self.offset(count)))),
-            };
-            self.file.write(self.offset(at), vec![bytes])?;
-            at += count;
-        }
-        Ok(())
+        self.zeros(range)
+            .try_for_each(|(lba, zeros)| Ok(self.file.write(self.offset(lba), vec![zeros])?))
+    }
+
+    /// Zeros for the blocks of a range, in runs that one call moves.
+    pub(crate) fn zeros(&self, range: &Range<u64>) -> impl Iterator<Item = (u64, Bytes)> {
+        let (end, shift) = (range.end, self.block_size.shift());
+        range.clone().step_by(RUN_BYTES >> shift).map(move |lba| {
+            let left = to_usize((end - lba) << shift);
+            let zeros: Bytes = Arc::new(Buffer::zeroed(left.min(RUN_BYTES)));
+            (lba, zeros)
+        })
     }
 
     /// Makes what was written of the image durable.

@@ -97,6 +97,7 @@ mod checkpoint;
 mod edge;
 mod error;
 mod export;
+mod fill;
 #[doc = include_str!("../FORMAT.md")]
 pub mod format {}
 #[cfg(test)]

@@ -177,6 +177,14 @@ impl<'a> SumCursor<'a> {
         Ok(())
     }
 
+    /// Whether the blocks of a range in one page are zeros for sure.
+    pub(crate) fn is_blank(&mut self, range: &Range<u64>) -> Result<bool, Error> {
+        self.load(range.start / PAGE_SUMS)?;
+        let first = to_usize(range.start % PAGE_SUMS);
+        let sums = &self.loaded.sums[first..first + to_usize(range.end - range.start)];
+        Ok(sums.iter().all(|sum| *sum == Digest::ZERO) && !self.loaded.doubts(range))
+    }
+
     /// The first blocks of the pages that [`Sums::refresh`] writes again.
     pub(crate) fn stale(&self) -> &[u64] {
         &self.stale

@@ -14,13 +14,7 @@ const WIDE: u64 = 600;
 const BLOCKS_HELD: [u64; 8] = [0, 3, 30, 31, 247, 248, 300, 599];
 
 fn wide(sim: &Arc<SimDisk>) -> Arc<Volume> {
-    let place = Place::simulated(sim);
-    let wide = CreateOptions {
-        geometry: geometry(WIDE),
-        ..options(Role::Primary)
-    };
-    place.create("volume", wide);
-    place.open("volume")
+    Place::simulated(sim).primary_of(WIDE)
 }
 
 /// Every block held has its number plus 1 as its value, in the image and no longer in the log.

@@ -4,6 +4,7 @@ mod capture;
 mod crash;
 mod damage;
 mod faults;
+mod fill;
 mod flips;
 mod in_place;
 mod install;
@@ -103,7 +104,16 @@ impl Place {
 
     /// A new primary of 64 blocks, open.
     fn primary(&self) -> Arc<Volume> {
-        self.create("volume", options(Role::Primary));
+        self.primary_of(BLOCKS)
+    }
+
+    /// A new primary of so many blocks, open.
+    fn primary_of(&self, blocks: u64) -> Arc<Volume> {
+        let options = CreateOptions {
+            geometry: geometry(blocks),
+            ..options(Role::Primary)
+        };
+        self.create("volume", options);
         self.open("volume")
     }
 }
