@@ -39,8 +39,8 @@ impl Fills {
         }
     }
 
-    /// Looks at a range behind all others, whose first block has this number. `placed` is told of the
-    /// blocks that get their places.
+    /// Looks at a range behind all others, whose first block has this number. `placed` is told of
+    /// the blocks that get their places.
     pub(crate) fn visit(
         &mut self,
         range: &Range<u64>,

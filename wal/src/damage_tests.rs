@@ -8,7 +8,10 @@ use crate::disk::sim::{Effect, Fault, SimDisk};
 use crate::disk::{self, Buffer, Disk};
 use crate::draft::Drafted;
 use crate::flight::Phase;
+use crate::handles::Handles;
+use crate::index::{self, Entry, Scanned};
 use crate::log::DIR_NAME;
+use crate::segment::SegmentFile;
 use crate::tests::contents;
 use crate::*;
 
@@ -268,4 +271,39 @@ fn an_unreadable_segment_header_does_not_keep_the_log_from_opening() {
     sim.set_unreadable(&segment(0), 0..512).unwrap();
     let (log, _) = open(&sim);
     assert_eq!(stamps(&log, 0, 2), [1, 2]);
+}
+
+#[test]
+fn an_index_that_begins_before_the_end_of_the_segment_before_it_costs_no_record() {
+    // Its page of entries is damaged too, so that the segment itself is read; what of the range is
+    // not there was never there.
+    let sim = create(48 << 10);
+    let (log, _) = open(&sim);
+    append(&log, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    while log.step().unwrap() {}
+    let second = log.segments()[1].clone();
+    let (first, last) = second.lsns.unwrap();
+    log.stop();
+    drop(log);
+    let disk: Arc<dyn Disk> = sim.clone();
+    let dir = Path::new(DIR).join(DIR_NAME);
+    let file = SegmentFile::at_rest(&Handles::new(&disk), &dir, 1, second.generation);
+    let log_id = contents().log;
+    let (mut summary, sealed) = index::open(&file, log_id).unwrap();
+    let all = LsnRange::new(first.before(), last);
+    let mut entries = sealed.entries(all).unwrap();
+    let before = Entry {
+        lsn: first.before(),
+        ..entries[0]
+    };
+    entries.insert(0, before);
+    summary.after = summary.after.before();
+    let scanned = Scanned { summary, entries };
+    drop(index::write(&disk, &file, log_id, &scanned).unwrap());
+    sim.flip(sealed.path(), PAGE + 40, 1).unwrap();
+    let (log, _) = open(&sim);
+    let whole = LsnRange::new(Lsn::ZERO, Lsn::new(11));
+    assert_eq!(stamps(&log, 0, 11), (1..=11).collect::<Vec<u8>>());
+    assert_eq!(log.known_damage(), []);
+    log.prove_full(whole).unwrap();
 }

@@ -7,8 +7,9 @@
 //! not was dropped, and it is no record. Under an entry that both histories share, one LSN has one
 //! content, and nothing is left to tell apart.
 //!
-//! Along a chain of frames entries only rise. Both ends of each stretch under one entry therefore
-//! answer for what lies between, and the check reads a handful of records however long the log is.
+//! Along a chain of frames entries only rise. Those whole records of a stretch under one entry that
+//! are nearest to its ends answer for what lies between, and the check reads a handful of records
+//! however long the log is.
 
 use crate::entries::Source;
 use crate::frame::FrameKind;
@@ -74,32 +75,50 @@ impl Place<'_> {
             if from > to {
                 continue;
             }
-            if !self.agrees(walk, from) {
+            let inside = LsnRange::new(from.before(), to);
+            // Before a record of an earlier entry there is none of this one, damaged or not.
+            if let Some((_, false)) = self.first_whole(walk, inside) {
                 return Some(from);
             }
-            if !self.agrees(walk, to) {
-                return Some(self.turn(walk, from, to));
+            if let Some((odd, false)) = self.last_whole(walk, inside) {
+                return Some(self.turn(walk, from, odd));
             }
         }
         None
     }
 
-    /// First LSN of `(agreeing, odd]` that does not agree; entries rise, so there is one turn.
+    /// First whole record above `agreeing`, which agrees or is damaged, up to `odd` that does not
+    /// agree; entries rise, so there is one turn. What is damaged before it counts as damaged.
     fn turn(&self, walk: &Walk, mut agreeing: Lsn, mut odd: Lsn) -> Lsn {
         while agreeing.next() < odd {
             let middle = Lsn::new(agreeing.get() + (odd.get() - agreeing.get()) / 2);
-            match self.agrees(walk, middle) {
-                true => agreeing = middle,
-                false => odd = middle,
+            match self.last_whole(walk, LsnRange::new(agreeing, middle)) {
+                Some((lsn, false)) => odd = lsn,
+                Some((_, true)) | None => agreeing = middle,
             }
         }
         odd
     }
 
-    /// A record that is damaged itself contradicts nobody.
-    fn agrees(&self, walk: &Walk, lsn: Lsn) -> bool {
-        writer_at(&walk.segments, lsn).is_none_or(|writer| self.owns(lsn, writer))
+    /// The first record of a range that is whole, and whether it agrees: one that is damaged itself
+    /// contradicts nobody, and vouches for nobody.
+    fn first_whole(&self, walk: &Walk, range: LsnRange) -> Option<(Lsn, bool)> {
+        lsns_of(range).find_map(|lsn| self.whole(walk, lsn))
     }
+
+    /// As [`Place::first_whole`], from the end.
+    fn last_whole(&self, walk: &Walk, range: LsnRange) -> Option<(Lsn, bool)> {
+        lsns_of(range).rev().find_map(|lsn| self.whole(walk, lsn))
+    }
+
+    fn whole(&self, walk: &Walk, lsn: Lsn) -> Option<(Lsn, bool)> {
+        let writer = writer_at(&walk.segments, lsn)?;
+        Some((lsn, self.owns(lsn, writer)))
+    }
+}
+
+fn lsns_of(range: LsnRange) -> impl DoubleEndedIterator<Item = Lsn> {
+    (range.after.get()..range.through.get()).map(|lsn| Lsn::new(lsn).next())
 }
 
 fn writer_of(header: &RecordHeader) -> Writer {

@@ -324,6 +324,33 @@ fn an_island_that_the_lineage_contradicts_gives_no_records() {
 }
 
 #[test]
+fn a_record_that_the_lineage_contradicts_does_not_return_between_damaged_ones() {
+    // D2, D4: 3, 4 and 5 were truncated and 3 was written again; that and the truncation is lost,
+    // and of what was truncated only 4 can be read.
+    let sim = create(1 << 20);
+    let (log, _) = open(&sim);
+    append(&log, &[1, 2, 3, 4, 5]);
+    log.truncate(Lsn::new(2)).unwrap();
+    log.start_incarnation(Epoch::new(1)).unwrap();
+    append(&log, &[13]);
+    log.stop();
+    drop(log);
+    let pages = |count: u64| vec![0; usize::try_from(count * PAGE).unwrap()];
+    sim.overwrite(&segment(0), frame_at(5), &pages(2)).unwrap();
+    sim.overwrite(&segment(1), PAGE, &pages(4)).unwrap();
+    for damaged in [2, 4] {
+        sim.flip(&segment(0), frame_at(damaged) + PAGE, 1).unwrap();
+    }
+    let (log, report) = open(&sim);
+    let ScanEnd::Damaged(loss) = report.end else {
+        panic!("{report:?}")
+    };
+    assert_eq!(loss.applied, Lsn::new(2));
+    assert_eq!(stamps(&log, 0, 2), [1, 2]);
+    assert!(log.read_record(Lsn::new(4)).is_err());
+}
+
+#[test]
 fn what_is_missing_between_the_tail_and_the_first_record_is_lost_and_not_reclaimed() {
     // D20: the oldest segment is gone and meta, which is sound, says that nothing was reclaimed.
     let sim = create(48 << 10);

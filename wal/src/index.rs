@@ -90,6 +90,13 @@ pub(crate) struct Summary {
     pub(crate) truncated_after: Option<Lsn>,
 }
 
+impl Summary {
+    /// What of the log before the segment is left once all of it was applied: its records follow.
+    pub(crate) fn left_of(&self, head: Lsn) -> Lsn {
+        self.truncated_after.map_or(head, |lowest| lowest.min(head))
+    }
+}
+
 /// A segment that was read frame by frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scanned {

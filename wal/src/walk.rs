@@ -224,6 +224,7 @@ impl Place<'_> {
         if let Some((summary, index)) = index::open(&file, self.meta.log)
             && (first || summary.first_sequence == walk.link.sequence)
             && (first || summary.first_previous == walk.link.previous)
+            && (first || index.lsns().after == summary.left_of(walk.head))
         {
             walk.by_index += 1;
             let next = summary.next_generation;

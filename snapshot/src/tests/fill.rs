@@ -41,10 +41,7 @@ fn where_an_eighth_of_a_sector_of_sums_is_written_all_of_it_gets_places() {
     // Four of the blocks 31..62, three of 93..124, and three of 186..200, which is all there is.
     let state = write(&volume, &[60, 33, 31, 45, 93, 123, 100, 199, 190, 186]);
     volume.checkpoint(None).unwrap();
-    let singles = [93..94, 100..101, 123..124];
-    let mut expected = vec![31..62];
-    expected.extend(singles);
-    expected.push(186..200);
+    let expected = [31..62, 93..94, 100..101, 123..124, 186..200];
     assert_eq!(placed(&volume), expected);
     assert_eq!(contents(&volume.pin_snapshot("test").unwrap()), state);
     assert_eq!(volume.digest().1, digest_of(&state));
