@@ -1,7 +1,7 @@
 //! Every integration test of the workspace, in one binary.
 //!
-//! `harness` holds fixtures, `tidy` the rules of the repository; the other modules are named after
-//! the crate whose claims they test.
+//! `harness` holds fixtures, `tidy` the rules of the repository, `power` cuts power on real file
+//! systems; the other modules are named after the crate whose claims they test.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(
@@ -14,6 +14,8 @@ mod cli;
 mod demo;
 mod harness;
 mod nbd;
+#[cfg(target_os = "linux")]
+mod power;
 mod recovery;
 mod snapshot;
 mod tidy;
