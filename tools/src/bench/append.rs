@@ -67,6 +67,7 @@ impl Append {
             in_flight: self.in_flight,
             volatile: self.volatile,
             reader: self.reader,
+            filled: false,
         }
     }
 

@@ -90,6 +90,9 @@ pub struct Load {
     pub volatile: Option<u32>,
     /// A thread replays what is retained, over and over.
     pub reader: bool,
+    /// Every record has a payload of its own, filled from the bytes of a request, as a server has
+    /// to; otherwise those of a caller share one.
+    pub filled: bool,
 }
 
 impl Load {
@@ -101,6 +104,16 @@ impl Load {
             in_flight: 1,
             volatile: None,
             reader: false,
+            filled: false,
+        }
+    }
+
+    /// The same with payloads that are filled one by one.
+    #[must_use]
+    pub const fn filled(self) -> Load {
+        Load {
+            filled: true,
+            ..self
         }
     }
 
@@ -110,6 +123,7 @@ impl Load {
         in_flight: 256,
         volatile: None,
         reader: false,
+        filled: false,
     };
 }
 
@@ -219,7 +233,7 @@ impl Engine {
     }
 
     fn appends(&self, load: Load, until: Until, tail: &Sender<Lsn>) -> Result<Turn, Error> {
-        let appender = |index| self.appender(index, tail.clone());
+        let appender = |index| self.appender(index, load.filled, tail.clone());
         let Some(each) = load.volatile else {
             return turn(load.callers, load.in_flight, until, appender);
         };
@@ -230,11 +244,13 @@ impl Engine {
         Ok(turn(load.callers, 1, until, batches)?.with_records_each(f64::from(each)))
     }
 
-    fn appender(&self, index: usize, tail: Sender<Lsn>) -> Appender<'_> {
-        let payload = Arc::new(Buffer::copy_of(&incompressible(self.shape.record_bytes)));
+    fn appender(&self, index: usize, filled: bool, tail: Sender<Lsn>) -> Appender<'_> {
+        let request = incompressible(self.shape.record_bytes);
+        let payload: Bytes = Arc::new(Buffer::copy_of(&request));
         let blocks = self.shape.record_bytes >> self.block_size.shift();
         Appender {
             engine: self,
+            request: filled.then_some(request),
             payload,
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
             next: index as u64 * (BLOCKS / 64),
@@ -355,6 +371,8 @@ impl Engine {
 /// One caller. What it shares with the others is the log, and nothing else.
 struct Appender<'a> {
     engine: &'a Engine,
+    /// What payloads are filled from, where each record has its own.
+    request: Option<Vec<u8>>,
     payload: Bytes,
     blocks: u32,
     next: u64,
@@ -366,12 +384,19 @@ impl Appender<'_> {
     fn change(&mut self) -> Change {
         self.next = self.next.wrapping_add(STRIDE);
         let blocks = u64::from(self.blocks);
+        let payload = match &mut self.request {
+            None => Arc::clone(&self.payload),
+            Some(request) => {
+                request[..8].copy_from_slice(&self.next.to_le_bytes());
+                Arc::new(Buffer::copy_of(request))
+            }
+        };
         Change {
             kind: RecordKind::Write,
             no_hole: false,
             lba: Lba((self.next & (BLOCKS - 1)).min(BLOCKS - blocks)),
             blocks: self.blocks,
-            payload: Arc::clone(&self.payload),
+            payload,
         }
     }
 
@@ -461,7 +486,7 @@ mod tests {
                 ..SMALL
             };
             let engine = small(dir.path(), shape);
-            let load = Load::durable(2);
+            let load = Load::durable(2).filled();
             let (turn, read) = engine.turn(load, Until::Done(9)).unwrap();
             assert!((turn.records() - 9.0).abs() < 1e-9);
             assert_eq!(read, 0);
