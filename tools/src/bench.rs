@@ -5,6 +5,7 @@
 //! the comparison with other logs.
 
 mod append;
+mod catch_up;
 mod checkpoint;
 mod counting;
 mod decide;
@@ -12,14 +13,17 @@ pub mod device;
 mod engine;
 mod floor;
 mod floor_read;
+mod floor_tcp;
 mod histogram;
 mod image_read;
+mod level;
 mod nbd;
 mod open;
 mod paired;
 mod pinned;
 mod places;
 mod read;
+mod rebuild;
 mod replay;
 mod report;
 mod stored;
@@ -42,6 +46,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 
 pub use append::Append;
+pub use catch_up::CatchUp;
 pub use checkpoint::Checkpoint;
 pub use counting::{Counters, Counting};
 pub use decide::Decide;
@@ -56,6 +61,7 @@ pub use paired::Spread;
 pub use pinned::Pinned;
 pub use places::{Places, Shuffled};
 pub use read::Read;
+pub use rebuild::Rebuild;
 pub use replay::Replay;
 pub use stored::Stored;
 pub use subject::{Order, Sizes, Subject};
@@ -85,8 +91,12 @@ pub enum Work {
     ImageRead(ImageRead),
     /// Captures of the log into the image
     Checkpoint(Checkpoint),
+    /// The tail of a log to a replica, over loopback
+    CatchUp(CatchUp),
     /// Decisions about a replica, and the same proven from every byte
     Decide(Decide),
+    /// The full base to a replica, over loopback
+    Rebuild(Rebuild),
     /// How long volumes of several sizes take to open
     Open(Open),
     /// Writes beside a pinned base, idle and streamed
@@ -186,7 +196,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         Work::Write(args) => (write::measure(args)?, args.run.json),
         Work::ImageRead(args) => (image_read::measure(args)?, args.run.json),
         Work::Checkpoint(args) => (checkpoint::measure(args)?, args.run.json),
+        Work::CatchUp(args) => (catch_up::measure(args)?, args.run.json),
         Work::Decide(args) => (decide::measure(args)?, args.run.json),
+        Work::Rebuild(args) => (rebuild::measure(args)?, args.run.json),
         Work::Open(args) => (open::measure(args)?, args.run.json),
         Work::Pinned(args) => (pinned::measure(args)?, args.run.json),
         Work::Nbd(args) => (nbd::measure(args)?, args.run.json),
@@ -199,7 +211,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         Work::Write(_) => write::print(&result, out)?,
         Work::ImageRead(_) => image_read::print(&result, out)?,
         Work::Checkpoint(_) => checkpoint::print(&result, out)?,
+        Work::CatchUp(_) => catch_up::print(&result, out)?,
         Work::Decide(_) => decide::print(&result, out)?,
+        Work::Rebuild(_) => rebuild::print(&result, out)?,
         Work::Open(_) => open::print(&result, out)?,
         Work::Pinned(_) => pinned::print(&result, out)?,
         Work::Nbd(_) => nbd::print(&result, out)?,

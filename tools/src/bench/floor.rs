@@ -158,15 +158,15 @@ fn open_direct(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
     Ok(file.map_err(std::io::Error::from)?)
 }
 
-/// Fills the file with zeros and syncs it, so that overwriting changes no metadata.
+/// Fills the file with data and syncs it, so that overwriting changes no metadata.
 pub(super) fn prepare(path: &Path, bytes: u64) -> Result<(), Error> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let mode = Mode::RUSR | Mode::WUSR;
     let file = rustix::fs::open(path, flags, mode).map_err(std::io::Error::from)?;
-    let zeros = vec![0; STREAM_BYTES];
+    let piece = incompressible(STREAM_BYTES);
     for offset in (0..bytes).step_by(STREAM_BYTES) {
         let length = to_usize(bytes - offset).min(STREAM_BYTES);
-        write_all(&file, &zeros[..length], offset)?;
+        write_all(&file, &piece[..length], offset)?;
     }
     rustix::fs::fsync(&file).map_err(std::io::Error::from)?;
     Ok(())

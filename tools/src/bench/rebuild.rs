@@ -1,0 +1,266 @@
+//! `seawall bench rebuild`: the full base to a new replica, and to one that has most of it.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use seawall_snapshot::Durability;
+use seawall_wal::disk::{Disk, open_backend};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use super::device::{Device, forget};
+use super::floor::prepare;
+use super::level::{self, Level};
+use super::paired::Spread;
+use super::places::Places;
+use super::report::{self, rounded};
+use super::subject::{BLOCK, Order, Sizes, Subject};
+use super::turn::Until;
+use super::{Run, scratch, to_usize};
+use crate::common::parse_size;
+use crate::edge;
+use crate::error::Error;
+
+/// Bytes of a chunk, the unit of comparison (snapshot/FORMAT.md).
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Of so many chunks one is changed before the second rebuild.
+const CHANGED: u64 = 100;
+
+/// A replica is rebuilt with the full base over loopback, although less would do: from the start of
+/// the primary until the replica is in sync, so with the installed base durable and its digest
+/// compared. In each round a new replica gets all of it, then one chunk of a hundred is changed and
+/// the same replica is rebuilt again. The floor is `nbdcopy --flush` of a file as large and as full
+/// between two file servers of nbdkit, read with nothing in the page cache; without these programs
+/// there is none, and the report says so. `--seconds` and `--callers` mean nothing here.
+#[derive(Debug, clap::Args)]
+pub struct Rebuild {
+    /// How it is run
+    #[command(flatten)]
+    pub run: Run,
+    /// Bytes of the volume
+    #[arg(long, default_value = "1G", value_parser = parse_size)]
+    pub volume_size: u64,
+    /// Bytes of the volume that hold data, from its beginning; otherwise all
+    #[arg(long, value_parser = parse_size)]
+    pub data: Option<u64>,
+}
+
+/// What each contender took, round by round.
+#[derive(Default)]
+struct Yield {
+    /// Seconds.
+    copies: Vec<f64>,
+    full: Vec<Level>,
+    again: Vec<Level>,
+}
+
+struct Contest<'a> {
+    args: &'a Rebuild,
+    disk: Arc<dyn Disk>,
+    dir: &'a Path,
+    subject: Subject,
+    data: u64,
+    /// The file that nbdcopy copies, if it can.
+    source: Option<PathBuf>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// As [`super::write::measure`], what either end of the link says, and a copy that fails.
+pub(super) fn measure(args: &Rebuild) -> Result<Value, Error> {
+    let data = args.data.unwrap_or(args.volume_size).min(args.volume_size);
+    if args.volume_size < CHUNK_BYTES || !args.volume_size.is_multiple_of(BLOCK.bytes()) {
+        let size = args.volume_size;
+        return Err(Error::Usage(format!(
+            "--volume-size {size} is no multiple of {} from 1M on",
+            BLOCK.bytes()
+        )));
+    }
+    let scratch = scratch(args.run.dir.as_deref())?;
+    let disk = open_backend(args.run.backend.into())?;
+    let sizes = Sizes {
+        volume_bytes: args.volume_size,
+        segment_bytes: args.run.segment_size,
+        log_bytes: Some(0),
+    };
+    let lacking = lacking();
+    let source = match &lacking {
+        Some(_) => None,
+        None => Some(source(scratch.path(), args.volume_size, data)?),
+    };
+    let contest = Contest {
+        args,
+        subject: Subject::create(&disk, &scratch.path().join("primary"), sizes)?,
+        disk,
+        dir: scratch.path(),
+        data,
+        source,
+    };
+    let piece = to_usize(CHUNK_BYTES.min(data));
+    contest.subject.fill(&Places::over(data, data, piece)?)?;
+    let mut yielded = Yield::default();
+    for round in 0..args.run.turns {
+        contest.round(u64::from(round), &mut yielded)?;
+    }
+    let device = Device::below(scratch.path());
+    let result = contest.report(&yielded, lacking.as_deref(), &device);
+    contest.subject.volume().close()?;
+    Ok(result)
+}
+
+/// The program that is missing, and how to come by it.
+fn lacking() -> Option<String> {
+    ["nbdkit", "nbdcopy"].into_iter().find_map(|program| {
+        let missing = Command::new(program).arg("--version").output().is_err();
+        missing.then(|| format!("{program} is missing; install it"))
+    })
+}
+
+/// A file with as much data as the volume.
+fn source(dir: &Path, bytes: u64, data: u64) -> Result<PathBuf, Error> {
+    let path = dir.join("source");
+    prepare(&path, data)?;
+    let opened = rustix::fs::open(&path, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty());
+    let opened = opened.map_err(std::io::Error::from)?;
+    rustix::fs::ftruncate(&opened, bytes).map_err(std::io::Error::from)?;
+    Ok(path)
+}
+
+impl Contest<'_> {
+    fn round(&self, round: u64, yielded: &mut Yield) -> Result<(), Error> {
+        if let Some(source) = &self.source {
+            yielded.copies.push(self.copy(source)?);
+        }
+        let place = scratch(Some(self.dir))?;
+        yielded.full.push(self.rebuild(&place)?);
+        self.change(round)?;
+        yielded.again.push(self.rebuild(&place)?);
+        Ok(())
+    }
+
+    fn rebuild(&self, place: &TempDir) -> Result<Level, Error> {
+        let dir = place.path().join("replica");
+        let level = level::bring(self.subject.volume(), (&self.disk, &dir), true)?;
+        match level.record.source.as_str() {
+            "full base" => Ok(level),
+            other => Err(Error::Usage(format!(
+                "the replica took {other}, and no full base"
+            ))),
+        }
+    }
+
+    /// One block in each of some chunks, captured.
+    fn change(&self, round: u64) -> Result<(), Error> {
+        let chunks = self.data.div_ceil(CHUNK_BYTES);
+        let count = (chunks / CHANGED).max(1);
+        let places = Places::over(self.data, count * BLOCK.bytes(), BLOCK.bytes_usize())?;
+        let done = std::sync::atomic::AtomicU64::new(round * places.count);
+        let (until, rising) = (Until::Done(places.count), Order::Rising(&done));
+        self.subject
+            .writes(1, until, &places, rising, Durability::Volatile)?;
+        // The primary that decided what is committed has ended.
+        self.subject.volume().commit_best_effort()?;
+        self.subject.drain()
+    }
+
+    /// `nbdcopy` of the file to a new one; seconds.
+    fn copy(&self, source: &Path) -> Result<f64, Error> {
+        forget(source)?;
+        let place = scratch(Some(self.dir))?;
+        let target = place.path().join("target");
+        let created = rustix::fs::open(
+            &target,
+            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        );
+        let created = created.map_err(std::io::Error::from)?;
+        let size = self.args.volume_size;
+        rustix::fs::ftruncate(&created, size).map_err(std::io::Error::from)?;
+        drop(created);
+        let server = |file: &Path| -> Vec<std::ffi::OsString> {
+            let words = ["[", "nbdkit", "--exit-with-parent", "file"];
+            let mut words: Vec<_> = words.iter().map(|word| OsStr::new(word).into()).collect();
+            words.push(file.into());
+            words.push("]".into());
+            words
+        };
+        let mut nbdcopy = Command::new("nbdcopy");
+        nbdcopy.arg("--flush").arg("--");
+        nbdcopy.args(server(source)).args(server(&target));
+        let begun = edge::now();
+        let output = nbdcopy.stdin(Stdio::null()).output()?;
+        let elapsed = begun.elapsed();
+        match output.status.success() {
+            true => Ok(elapsed.as_secs_f64()),
+            false => {
+                let told = String::from_utf8_lossy(&output.stderr);
+                let last = told.lines().last().unwrap_or("nothing said").to_owned();
+                let status = output.status;
+                Err(Error::Usage(format!(
+                    "nbdcopy ended with {status}: {last}; run it by hand"
+                )))
+            }
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "rates for people to read")]
+    fn report(&self, yielded: &Yield, lacking: Option<&str>, device: &Device) -> Value {
+        let seconds = |levels: &[Level]| -> Vec<f64> {
+            let seconds = levels.iter().map(|level| level.elapsed.as_secs_f64());
+            seconds.collect()
+        };
+        let moved = |levels: &[Level]| {
+            let bytes = levels.iter().map(|level| level.record.bytes as f64);
+            Spread::of(bytes).median
+        };
+        let median = |seconds: &[f64]| Spread::of(seconds.iter().copied()).median;
+        let (full, again) = (seconds(&yielded.full), seconds(&yielded.again));
+        let rate = |seconds: f64| rounded(report::megabytes(1.0 / seconds, to_usize(self.data)));
+        let mut fields = Map::new();
+        report::join(
+            &mut fields,
+            json!({
+                "work": "rebuild",
+                "backend": self.disk.backend(),
+                "device": device.name,
+                "volume_bytes": self.args.volume_size,
+                "data_bytes": self.data,
+                "segment_bytes": self.args.run.segment_size,
+                "seconds_full": rounded(median(&full)),
+                "mb_per_s": rate(median(&full)),
+                "moved_bytes": moved(&yielded.full),
+                "seconds_again": rounded(median(&again)),
+                "again_moved_bytes": moved(&yielded.again),
+                "again_share": rounded(moved(&yielded.again) / self.data as f64),
+                "floor_lacking": lacking,
+                "turns": self.args.run.turns,
+            }),
+        );
+        if !yielded.copies.is_empty() {
+            let copy = median(&yielded.copies);
+            fields.insert("floor_seconds".into(), json!(rounded(copy)));
+            fields.insert("floor_mb_per_s".into(), json!(rate(copy)));
+            let pairs = yielded.copies.iter().copied().zip(full);
+            report::put_spread(&mut fields, "ratio", Spread::of_ratios(pairs));
+        }
+        Value::Object(fields)
+    }
+}
+
+pub(super) fn print(result: &Value, out: &mut dyn Write) -> Result<(), Error> {
+    let lines = [
+        "rebuild of a volume of {volume_bytes} bytes, {data_bytes} of it data, over loopback; \
+         {backend} on {device}",
+        "new replica: {seconds_full} s, {mb_per_s} MB/s, {moved_bytes} bytes sent",
+        "the same with one chunk of a hundred changed: {seconds_again} s, {again_moved_bytes} \
+         bytes sent, {again_share} of the data",
+        "nbdcopy between two file servers {floor_seconds} s, {floor_mb_per_s} MB/s; ratio {ratio} \
+         ({ratio_min} to {ratio_max})",
+        "no floor: {floor_lacking}",
+    ];
+    report::print(result, &lines, out)
+}
