@@ -214,7 +214,7 @@ struct Batch<'a> {
     volume: &'a Volume,
     image: &'a Image,
     plan: Plan,
-    pipe: WritePipe<'a>,
+    pipe: WritePipe,
     /// First block, payload, and whether the blocks have their place.
     gathered: Vec<(u64, Bytes, bool)>,
     bytes: usize,

@@ -35,10 +35,10 @@ type ReadSums = fn(&Sums, u64, usize) -> Result<Vec<Digest>, Error>;
 pub(crate) struct Image {
     /// Holes are punched and first written through it: the file system then finds places for many
     /// blocks at once.
-    file: File,
+    file: Arc<File>,
     /// Blocks that have their place are written past the page cache: a sync has little left to do
     /// then, and does not keep the log from the device.
-    direct: Option<File>,
+    direct: Option<Arc<File>>,
     /// Reads go past the page cache: blocks are cached by whoever uses them, and memory here stays
     /// bounded.
     reads: Arc<File>,
@@ -100,7 +100,7 @@ impl Image {
         let read = OpenMode::Read;
         let reads = File::open_direct(self.file.disk(), self.path(), read)?;
         Ok(Image {
-            file: File::open(self.file.disk(), self.path(), read)?,
+            file: Arc::new(File::open(self.file.disk(), self.path(), read)?),
             direct: None,
             reads: Arc::new(reads),
             sums: self.sums.on_medium()?,
@@ -118,10 +118,14 @@ impl Image {
         mode: OpenMode,
     ) -> Result<Image, Error> {
         let path = dir.join("image");
-        let file = File::open(disk, &path, mode)?;
+        let file = Arc::new(File::open(disk, &path, mode)?);
         let direct = match mode {
             OpenMode::Read => None,
-            _ => Some(File::open_direct(disk, &path, OpenMode::ReadWrite)?),
+            _ => Some(Arc::new(File::open_direct(
+                disk,
+                &path,
+                OpenMode::ReadWrite,
+            )?)),
         };
         let reads = Arc::new(File::open_direct(disk, &path, OpenMode::Read)?);
         let blocks = Blocks {
@@ -262,12 +266,12 @@ impl Image {
     }
 
     /// Writes in flight of blocks that have their place.
-    pub(crate) fn writes(&self) -> WritePipe<'_> {
+    pub(crate) fn writes(&self) -> WritePipe {
         WritePipe::of(self.direct.as_ref().unwrap_or(&self.file))
     }
 
     /// Blocks read one by one, many in flight, past the page cache; whoever takes one checks it.
-    pub(crate) fn reads(&self) -> ReadPipe<'_> {
+    pub(crate) fn reads(&self) -> ReadPipe {
         ReadPipe::of(&self.reads, self.block_size().bytes_usize())
     }
 
@@ -276,19 +280,18 @@ impl Image {
         Ok(self.file.write(self.offset(lba), buffers)?)
     }
 
-    /// Writes whole blocks from `lba` on. Their sums are the caller's business.
-    pub(crate) fn write(&self, lba: u64, bytes: Buffer) -> Result<(), Error> {
-        Ok(self.file.write_bytes(self.offset(lba), bytes)?)
-    }
-
-    /// Makes `range` what another image of the same shape holds there, holes included, and tells
-    /// whether that is `expected`, by reading it again. Their sums are the caller's business.
-    pub(crate) fn copy_from(
+    /// Makes `range` what another image of the same shape holds there, holes included, if the file
+    /// system lets them share the space; tells whether that is `expected`, by reading it again.
+    /// Their sums are the caller's business.
+    pub(crate) fn share_from(
         &self,
         other: &Image,
         range: &Range<u64>,
         expected: &[u8],
     ) -> Result<bool, Error> {
+        if !self.file.copies_share() {
+            return Ok(false);
+        }
         self.punch(range)?;
         let mut at = range.start;
         while let Some(data) = other.next_data_unwatched(at)? {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use seawall_wal::disk::{Buffer, Disk, OpenMode, remove, rename, sync_dir};
+use seawall_wal::disk::{Buffer, Bytes, Disk, OpenMode, remove, rename, sync_dir};
 use seawall_wal::{Geometry, Lineage, LogId, Lsn, Meta, VolumeId};
 
 use crate::base::{StateView, View};
@@ -15,11 +15,15 @@ use crate::export::{
 };
 use crate::image::{BASE_DIR, Image, base_dir, building_dir};
 use crate::open::{Access, Held, open_locked};
+use crate::pipe::WritePipe;
 use crate::section::{BaseFacts, Incomplete};
 use crate::sums::{Digest, block_sums, is_zero};
 use crate::sumwalk::{SumCursor, SumWriter};
 use crate::volume::Volume;
 use crate::{lock, to_usize};
+
+/// Chunks whose sums are written together.
+const SUMS_GATHERED: usize = 64;
 
 /// What the primary announces about the base it sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +50,10 @@ pub struct Install {
     manifest: Manifest,
     image: Arc<Image>,
     given: Vec<Option<Digest>>,
+    /// Blocks on their way to the image.
+    blocks: WritePipe,
+    /// Sums that are not in the image yet, each with its first block.
+    sums: Vec<(u64, Vec<Digest>)>,
 }
 
 /// Where the new base is built.
@@ -105,6 +113,8 @@ impl Install {
             place,
             given: vec![None; to_usize(chunk_count(old.size()))],
             manifest,
+            blocks: image.writes(),
+            sums: Vec::new(),
             image,
         }
     }
@@ -174,12 +184,13 @@ impl Install {
     /// [`Error::InstallMismatch`] when it is not what `digest` says: it has to be sent.
     pub fn keep(&mut self, index: u64, digest: Digest) -> Result<(), Error> {
         let range = self.range(index)?;
+        self.give(index)?;
         if let Some(bytes) = self
             .built(&range)
             .filter(|bytes| self.digest(bytes) == digest)
         {
             let sums = block_sums(&bytes, self.image.block_size());
-            self.store_sums(&range, &sums)?;
+            self.store_sums(&range, sums)?;
         } else if let Some(bytes) = self
             .old(&range)
             .filter(|bytes| self.digest(bytes) == digest)
@@ -210,22 +221,51 @@ impl Install {
         }
     }
 
-    /// Makes a chunk of the old state one of the new base: shared or copied by the file system
-    /// where the old image holds it, which reading it again shows, and written otherwise.
-    fn take_over(&self, range: &Range<u64>, bytes: &[u8]) -> Result<(), Error> {
+    /// Makes a chunk of the old state one of the new base: shared by the file system where it can
+    /// and the old image holds it, which reading it again shows, and written otherwise.
+    fn take_over(&mut self, range: &Range<u64>, bytes: &[u8]) -> Result<(), Error> {
         let shift = self.image.block_size().shift();
         let blocks = range.start >> shift..range.end >> shift;
-        let copied = self.image.copy_from(&self.old.image, &blocks, bytes);
+        let copied = self.image.share_from(&self.old.image, &blocks, bytes);
         match copied.unwrap_or(false) {
-            true => self.store_sums(range, &block_sums(bytes, self.image.block_size())),
+            true => self.store_sums(range, block_sums(bytes, self.image.block_size())),
             false => self.store(range, bytes),
         }
     }
 
-    fn store_sums(&self, range: &Range<u64>, sums: &[Digest]) -> Result<(), Error> {
+    /// Sums are written for many chunks at once: neighbours share pages.
+    fn store_sums(&mut self, range: &Range<u64>, sums: Vec<Digest>) -> Result<(), Error> {
+        self.sums
+            .push((range.start >> self.image.block_size().shift(), sums));
+        match self.sums.len() < SUMS_GATHERED {
+            true => Ok(()),
+            false => self.write_sums(),
+        }
+    }
+
+    fn write_sums(&mut self) -> Result<(), Error> {
+        let mut gathered = std::mem::take(&mut self.sums);
+        // A chunk that was given twice keeps what it was given last.
+        gathered.sort_by_key(|(lba, _)| *lba);
         let mut writer = SumWriter::new(self.image.sums());
-        writer.put(range.start >> self.image.block_size().shift(), sums)?;
+        for (lba, sums) in gathered {
+            writer.put(lba, &sums)?;
+        }
         writer.flush()
+    }
+
+    /// A chunk is about to be given: two writes of one block in flight would have no order.
+    fn give(&mut self, index: u64) -> Result<(), Error> {
+        match self.given[to_usize(index)] {
+            None => Ok(()),
+            Some(_) => self.land(),
+        }
+    }
+
+    /// Nothing of the new base is on its way any more.
+    fn land(&mut self) -> Result<(), Error> {
+        self.blocks.finish()?;
+        self.write_sums()
     }
 
     /// Takes the bytes of chunk `index` (the last one may be short); verified against `digest`.
@@ -242,13 +282,14 @@ impl Install {
             let what = "the digest of a chunk";
             return Err(Error::InstallMismatch { what });
         }
+        self.give(index)?;
         self.store(&range, bytes)?;
         self.given[to_usize(index)] = Some(digest);
         Ok(())
     }
 
     /// Writes a chunk over whatever an earlier attempt left there; its blocks of zeros stay holes.
-    fn store(&self, range: &Range<u64>, bytes: &[u8]) -> Result<(), Error> {
+    fn store(&mut self, range: &Range<u64>, bytes: &[u8]) -> Result<(), Error> {
         let block_size = self.image.block_size();
         let shift = block_size.shift();
         let blocks = range.start >> shift..range.end >> shift;
@@ -259,11 +300,12 @@ impl Install {
             if run[0] != Digest::ZERO {
                 let from = to_usize((lba - blocks.start) << shift);
                 let part = &bytes[from..from + (run.len() << shift)];
-                self.image.write(lba, Buffer::copy_of(part))?;
+                let part: Bytes = Arc::new(Buffer::copy_of(part));
+                self.blocks.write(self.image.offset(lba), vec![part])?;
             }
             lba += run.len() as u64;
         }
-        self.store_sums(range, &sums)
+        self.store_sums(range, sums)
     }
 
     /// Chunks `[first, first + count)` are zero.
@@ -276,6 +318,8 @@ impl Install {
         };
         let last = first.saturating_add(last);
         let (front, back) = (self.range(first)?, self.range(last)?);
+        // What is on its way must not arrive behind the zeros.
+        self.land()?;
         let shift = self.image.block_size().shift();
         let blocks = front.start >> shift..back.end >> shift;
         self.image.punch(&blocks)?;
@@ -303,7 +347,8 @@ impl Install {
     ///
     /// # Errors
     /// [`Error::InstallMismatch`], and the old state is intact, or in place still incomplete.
-    pub fn switch(self, chunks: Digest, state: Digest) -> Result<Arc<Volume>, Error> {
+    pub fn switch(mut self, chunks: Digest, state: Digest) -> Result<Arc<Volume>, Error> {
+        self.land()?;
         if self.chunks_digest()? != chunks {
             let what = "the digest of all chunks";
             return Err(Error::InstallMismatch { what });

@@ -1,6 +1,7 @@
 //! Operations in flight on one file, a bounded number of them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use seawall_wal::IoOp;
 use seawall_wal::disk::{Buffer, Bytes, Completion, File, Operation, Output, Token};
@@ -21,16 +22,16 @@ struct Flying<T> {
 
 /// What is in flight, oldest first. Nothing is in flight any more once this value is gone.
 #[derive(Debug)]
-pub(crate) struct Pipe<'a, T> {
-    file: &'a File,
+pub(crate) struct Pipe<T> {
+    file: Arc<File>,
     op: IoOp,
     flying: VecDeque<Flying<T>>,
 }
 
-impl<'a, T> Pipe<'a, T> {
-    fn of(file: &'a File, op: IoOp) -> Pipe<'a, T> {
+impl<T> Pipe<T> {
+    fn of(file: &Arc<File>, op: IoOp) -> Pipe<T> {
         Pipe {
-            file,
+            file: Arc::clone(file),
             op,
             flying: VecDeque::with_capacity(DEPTH),
         }
@@ -61,7 +62,7 @@ impl<'a, T> Pipe<'a, T> {
     }
 }
 
-impl<T> Drop for Pipe<'_, T> {
+impl<T> Drop for Pipe<T> {
     fn drop(&mut self) {
         // OK because whoever drops it early has an error already.
         while self.land().is_some() {}
@@ -70,10 +71,10 @@ impl<T> Drop for Pipe<'_, T> {
 
 /// Writes in flight.
 #[derive(Debug)]
-pub(crate) struct WritePipe<'a>(Pipe<'a, ()>);
+pub(crate) struct WritePipe(Pipe<()>);
 
-impl<'a> WritePipe<'a> {
-    pub(crate) fn of(file: &'a File) -> WritePipe<'a> {
+impl WritePipe {
+    pub(crate) fn of(file: &Arc<File>) -> WritePipe {
         WritePipe(Pipe::of(file, IoOp::Write))
     }
 
@@ -103,13 +104,13 @@ impl<'a> WritePipe<'a> {
 
 /// Reads of units of one size in flight, named by their number.
 #[derive(Debug)]
-pub(crate) struct ReadPipe<'a> {
-    pipe: Pipe<'a, u64>,
+pub(crate) struct ReadPipe {
+    pipe: Pipe<u64>,
     unit: usize,
 }
 
-impl<'a> ReadPipe<'a> {
-    pub(crate) fn of(file: &'a File, unit: usize) -> ReadPipe<'a> {
+impl ReadPipe {
+    pub(crate) fn of(file: &Arc<File>, unit: usize) -> ReadPipe {
         ReadPipe {
             pipe: Pipe::of(file, IoOp::Read),
             unit,

@@ -122,10 +122,10 @@ pub(crate) fn block_sums(bytes: &[u8], block_size: BlockSize) -> Vec<Digest> {
 /// zero. Whatever is read of it has been checked, and mended where that is possible.
 #[derive(Debug)]
 pub(crate) struct Sums {
-    pub(crate) file: File,
+    pub(crate) file: Arc<File>,
     /// For whole pages: what a checkpoint writes does not pass through the page cache, where it
     /// would reach the disk all at once and keep the log from it.
-    pub(crate) direct: Option<File>,
+    pub(crate) direct: Option<Arc<File>>,
     pub(crate) cache: SumCache,
     blocks: Blocks,
 }
@@ -150,13 +150,17 @@ impl Sums {
         mode: OpenMode,
         blocks: Blocks,
     ) -> Result<Sums, Error> {
-        let file = File::open(disk, path, mode)?;
+        let file = Arc::new(File::open(disk, path, mode)?);
         if mode == OpenMode::CreateNew {
             file.set_length(sumpage::file_bytes(blocks.count))?;
         }
         let direct = match mode {
             OpenMode::Read => None,
-            _ => Some(File::open_direct(disk, path, OpenMode::ReadWrite)?),
+            _ => Some(Arc::new(File::open_direct(
+                disk,
+                path,
+                OpenMode::ReadWrite,
+            )?)),
         };
         Ok(Sums {
             file,
@@ -170,7 +174,7 @@ impl Sums {
     pub(crate) fn on_medium(&self) -> Result<Sums, Error> {
         let file = File::open_direct(self.file.disk(), self.path(), OpenMode::Read)?;
         Ok(Sums {
-            file,
+            file: Arc::new(file),
             direct: None,
             cache: SumCache::new(),
             blocks: self.blocks.clone(),

@@ -51,7 +51,7 @@ struct Ahead<'a> {
     sums: &'a Sums,
     absent: Absent,
     pages: std::vec::IntoIter<u64>,
-    pipe: ReadPipe<'a>,
+    pipe: ReadPipe,
 }
 
 impl<'a> Ahead<'a> {
@@ -217,7 +217,7 @@ pub(crate) struct SumWriter<'a> {
     page: u64,
     loaded: Page,
     ahead: Ahead<'a>,
-    pipe: WritePipe<'a>,
+    pipe: WritePipe,
 }
 
 impl<'a> SumWriter<'a> {

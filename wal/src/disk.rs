@@ -275,6 +275,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether an [`Operation::Copy`] between files where `file` lies is expected to share their
+    /// space. Otherwise it costs a read and a write, and whoever has the bytes at hand does better
+    /// to write them.
+    fn copies_share(&self, file: FileId) -> bool {
+        let _ = file;
+        true
+    }
+
     /// A read-only view of `length` bytes at `offset` of a file that nobody writes any more, where
     /// the backend can map files (D23).
     fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {

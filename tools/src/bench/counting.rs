@@ -195,6 +195,10 @@ impl Disk for Counting {
         self.inner.is_stepped()
     }
 
+    fn copies_share(&self, file: FileId) -> bool {
+        self.inner.copies_share(file)
+    }
+
     fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
         match self.maps {
             true => self.inner.map(file, offset, length),

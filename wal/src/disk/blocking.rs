@@ -351,6 +351,12 @@ impl File {
         self.run(IoOp::Copy, Some(offset), operation).map(drop)
     }
 
+    /// Whether [`File::copy_from`] of this file or onto it is expected to share space.
+    #[must_use]
+    pub fn copies_share(&self) -> bool {
+        self.disk.copies_share(self.id)
+    }
+
     /// First byte range `[first, second)` at or behind `offset` that may hold data.
     ///
     /// # Errors

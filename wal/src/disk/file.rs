@@ -248,6 +248,11 @@ impl Disk for FileDisk {
         self.fallback.as_deref()
     }
 
+    fn copies_share(&self, file: FileId) -> bool {
+        self.with_file(file, |file| Ok(system::copies_share(file)))
+            .unwrap_or(false)
+    }
+
     fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
         self.with_file(file, |file| MappedFile::new(file, offset, length))
             .ok()

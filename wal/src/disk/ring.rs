@@ -276,6 +276,10 @@ impl Disk for RingDisk {
         "uring"
     }
 
+    fn copies_share(&self, file: FileId) -> bool {
+        self.files.copies_share(file)
+    }
+
     fn map(&self, file: FileId, offset: u64, length: usize) -> Option<MappedFile> {
         self.files.map(file, offset, length)
     }

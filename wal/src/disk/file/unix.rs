@@ -17,11 +17,11 @@ use crate::disk::OpenMode;
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::{
-    copy_range, deallocate, forget_cached, open_direct, write_durable_at, zero_range,
+    copies_share, copy_range, deallocate, forget_cached, open_direct, write_durable_at, zero_range,
 };
 #[cfg(not(target_os = "linux"))]
 pub(super) use other::{
-    copy_range, deallocate, forget_cached, open_direct, write_durable_at, zero_range,
+    copies_share, copy_range, deallocate, forget_cached, open_direct, write_durable_at, zero_range,
 };
 
 /// What the system says to a closed handle.
@@ -151,6 +151,17 @@ mod linux {
         }
     }
 
+    /// Whether the file system gives copies by [`copy_range`] the space of what they are copied
+    /// from: it is one of those that can.
+    pub(in super::super) fn copies_share(file: &File) -> bool {
+        const BTRFS: u32 = 0x9123_683e;
+        const XFS: u32 = 0x5846_5342;
+        const BCACHEFS: u32 = 0xca45_1a4e;
+        let kind = rustix::fs::fstatfs(file).map(|found| found.f_type);
+        let kind = kind.ok().and_then(|kind| u32::try_from(kind).ok());
+        kind.is_some_and(|kind| [BTRFS, XFS, BCACHEFS].contains(&kind))
+    }
+
     /// Copies a range, as a clone that shares its space where the file system has clones; gives the
     /// number of bytes done, which is less where the two files cannot be copied so.
     pub(in super::super) fn copy_range(
@@ -214,6 +225,10 @@ mod other {
 
     pub(in super::super) fn open_direct(_: &File, _: OpenMode) -> Option<Direct> {
         None
+    }
+
+    pub(in super::super) fn copies_share(_: &File) -> bool {
+        false
     }
 
     pub(in super::super) fn copy_range(

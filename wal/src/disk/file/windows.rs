@@ -57,6 +57,10 @@ pub(super) fn open_direct(_: &File, _: OpenMode) -> Option<Direct> {
     None
 }
 
+pub(super) fn copies_share(_: &File) -> bool {
+    false
+}
+
 pub(super) fn copy_range(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<u64> {
     Ok(0)
 }
