@@ -74,6 +74,22 @@ fn writes_beside_a_pinned_base_are_told() {
 }
 
 #[test]
+fn a_replica_that_catches_up_is_told_beside_a_connection_and_appends() {
+    let result = measured("catch-up --log-size 2M");
+    assert_eq!(result["records"], 512);
+    assert_positive(&result, &["records_per_s", "append_mb_per_s", "tcp_mb_per_s"]);
+    assert_positive(&result, &["ratio"]);
+}
+
+#[test]
+fn a_second_rebuild_sends_the_chunks_that_changed() {
+    let result = measured("rebuild --volume-size 8M --data 6M");
+    assert_eq!(result["moved_bytes"], 6.0 * 1_048_576.0);
+    assert_eq!(result["again_moved_bytes"], 1_048_576.0);
+    assert!(result["ratio"].is_number() || result["floor_lacking"].is_string());
+}
+
+#[test]
 fn a_client_of_nbdkit_is_measured_or_the_reason_is_told_why_not() {
     let result = measured("nbd --volume-size 8M --callers 2");
     if !result["skipped"].is_string() {
