@@ -242,6 +242,16 @@ pub enum Failure {
         /// The version applied last.
         current_version: Option<u64>,
     },
+    /// The assignment is of an epoch that no majority has promised to this primary (D5).
+    #[error(
+        "epoch {given} is above epoch {current}, which this primary was promoted to; stop it and run seawall promote with --epoch {given} and its peers first"
+    )]
+    NotPromoted {
+        /// Its epoch.
+        given: Epoch,
+        /// The epoch of the primary.
+        current: Epoch,
+    },
     /// An assignment that lists a replica twice.
     #[error("replica {replica} is listed twice")]
     DuplicateReplica {
@@ -298,6 +308,7 @@ impl Failure {
             | Failure::InvalidTargetState
             | Failure::HandshakeRefused(_)
             | Failure::StaleAssignment { .. }
+            | Failure::NotPromoted { .. }
             | Failure::DuplicateReplica { .. }
             | Failure::DuplicateEndpoint { .. } => Disposition::Stop,
             Failure::NoSession { .. }

@@ -14,7 +14,7 @@ use crate::history::Standing;
 use crate::id::{ReplicaId, SessionId, Tick};
 use crate::plan::{Pin, Plan, Storage};
 use crate::rebuild::{Chunks, Compared, Install};
-use crate::registry::{Assigned, Assignment, Registry};
+use crate::registry::{self, Assigned, Assignment, Registry};
 use crate::sender::{Note, Sender, State};
 use crate::session::SessionOptions;
 
@@ -69,6 +69,21 @@ impl<P: Pin> Orchestrator<P> {
     /// Applies an assignment.
     pub fn assign(&mut self, assignment: &Assignment, now: Tick) -> Assigned {
         let assigned = self.registry.assign(assignment);
+        self.log_assigned(&assigned, now);
+        assigned
+    }
+
+    /// Notes an assignment that the edge refused: nothing changes.
+    pub(crate) fn refuse_assignment(
+        &mut self,
+        assignment: &Assignment,
+        refused: &Failure,
+        now: Tick,
+    ) {
+        self.log_assigned(&registry::refuse(assignment, refused), now);
+    }
+
+    fn log_assigned(&mut self, assigned: &Assigned, now: Tick) {
         let epoch = self.registry.epoch();
         if let Some(refused) = &assigned.refused {
             let what = What::AssignmentRefused(refused.clone());
@@ -83,13 +98,12 @@ impl<P: Pin> Orchestrator<P> {
                 .replica(now, (replica, epoch), None, What::SenderRemoved);
         }
         self.settle(now);
-        self.log_targets(&assigned, now);
+        self.log_targets(assigned, now);
         if assigned.refused.is_none() {
             let was = self.ledger.standing();
             self.ledger.assigned(self.registry.replicas().cloned());
             self.log_confirmed(was, now);
         }
-        assigned
     }
 
     /// Attaches a session at the epoch of the registry.

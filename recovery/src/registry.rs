@@ -115,6 +115,11 @@ impl<P: Pin> Registry<P> {
         }
     }
 
+    /// Takes up the version that was applied last in the epoch of the registry, before a restart.
+    pub(crate) const fn resume(&mut self, version: Option<u64>) {
+        self.version = version;
+    }
+
     /// The epoch.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
@@ -237,12 +242,8 @@ impl<P: Pin> Registry<P> {
         if let Err(refused) = self.admit(assignment) {
             return refuse(assignment, &refused);
         }
-        let newer_epoch = assignment.epoch > self.epoch;
+        self.version = self.version_after(assignment);
         self.epoch = assignment.epoch;
-        self.version = match newer_epoch {
-            true => assignment.version,
-            false => assignment.version.or(self.version),
-        };
         let (added, removed) = self.reconcile(&assignment.replicas, assignment.epoch);
         let mut assigned = Assigned {
             added,
@@ -255,6 +256,14 @@ impl<P: Pin> Registry<P> {
             self.recover(assignment.epoch, replica, options, &mut assigned);
         }
         assigned
+    }
+
+    /// The version that counts once `assignment` is applied.
+    pub(crate) fn version_after(&self, assignment: &Assignment) -> Option<u64> {
+        match assignment.epoch > self.epoch {
+            true => assignment.version,
+            false => assignment.version.or(self.version),
+        }
     }
 
     /// Raises the epoch of the registry and of every sender in one step, and returns how many
@@ -345,7 +354,8 @@ fn unknown(replica: &ReplicaId) -> Failure {
     }
 }
 
-fn refuse(assignment: &Assignment, refused: &Failure) -> Assigned {
+/// What comes of an assignment that is refused.
+pub(crate) fn refuse(assignment: &Assignment, refused: &Failure) -> Assigned {
     let targets = assignment.targets.iter();
     let mut failed: Vec<_> = targets
         .map(|(replica, _)| (replica.clone(), refused.clone()))

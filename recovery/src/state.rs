@@ -54,6 +54,8 @@ pub(crate) enum Entry {
         epoch: u64,
         node: Option<String>,
     },
+    /// An assignment with this version was applied.
+    Assigned { epoch: u64, version: u64 },
     /// A decision with its proof.
     Decision {
         replica: String,
@@ -84,6 +86,8 @@ pub(crate) struct StateLog {
     end: u64,
     sequence: u64,
     replicas: BTreeMap<String, Remembered>,
+    /// Epoch and version of the assignment applied last, of those that had a version.
+    assigned: Option<(u64, u64)>,
     recoveries: Vec<RecoveryRecord>,
     /// The first failed write or sync; nothing is appended after it (L3).
     failed: Option<Error>,
@@ -119,6 +123,7 @@ impl StateLog {
             end: scan.end as u64,
             sequence: scan.sequence,
             replicas: BTreeMap::new(),
+            assigned: None,
             recoveries: Vec::new(),
             failed: None,
         };
@@ -132,6 +137,12 @@ impl StateLog {
     /// What is remembered of `replica`.
     pub(crate) fn remembered(&self, replica: &str) -> Remembered {
         self.replicas.get(replica).cloned().unwrap_or_default()
+    }
+
+    /// The version of the assignment applied last in `epoch`.
+    pub(crate) fn version(&self, epoch: u64) -> Option<u64> {
+        let assigned = self.assigned.filter(|(of, _)| *of == epoch);
+        assigned.map(|(_, version)| version)
     }
 
     /// Whether `entry` is the decision that was made last, also before a restart: a flapping link
@@ -193,6 +204,7 @@ impl StateLog {
                 remembered.epoch = remembered.epoch.max(Some(epoch));
                 remembered.node = node.as_deref().and_then(parse_node).or(remembered.node);
             }
+            Entry::Assigned { epoch, version } => self.assigned = Some((epoch, version)),
             Entry::Decision { replica, made } => {
                 self.replicas.entry(replica).or_default().decision = Some(made);
             }
@@ -204,7 +216,9 @@ impl StateLog {
 
     /// What has to survive a rewrite, in an order that teaches the same.
     fn essence(&self) -> Vec<Entry> {
-        let mut entries = Vec::new();
+        let assigned = self.assigned;
+        let assigned = assigned.map(|(epoch, version)| Entry::Assigned { epoch, version });
+        let mut entries: Vec<Entry> = assigned.into_iter().collect();
         for (replica, known) in &self.replicas {
             if let Some(epoch) = known.epoch {
                 entries.push(Entry::Sender {
@@ -563,6 +577,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = StateLog::open(&disk(), dir.path()).unwrap();
         log.append(mark("r1", true)).unwrap();
+        let (epoch, version) = (3, 7);
+        log.append(Entry::Assigned { epoch, version }).unwrap();
         for n in 0..400 {
             log.append(recovery(n)).unwrap();
         }
@@ -576,6 +592,7 @@ mod tests {
         let log = StateLog::open(&disk(), dir.path()).unwrap();
         assert!(log.remembered("r1").mark.is_some());
         assert!(log.remembered("r2").mark.is_some());
+        assert_eq!((log.version(3), log.version(4)), (Some(7), None));
         assert_eq!(log.recoveries().len(), HISTORY_MAX);
         assert_eq!(log.recoveries()[HISTORY_MAX - 1].through, 399);
     }

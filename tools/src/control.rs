@@ -25,8 +25,8 @@ const BYTES_MAX: u64 = 16 << 20;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// JSON file that assigns the replicas and the epoch; it is looked at all the time, and what
-    /// changes there is done. A replica has the id VOLUME/SERVER
+    /// JSON file that assigns the replicas; it is looked at all the time, and what changes there
+    /// is done. Its epoch is the one of the last promotion. A replica has the id VOLUME/SERVER
     #[arg(
         long,
         value_name = "FILE",

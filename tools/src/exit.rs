@@ -74,6 +74,7 @@ fn of_recovery(error: &recovery::Error) -> Exit {
         | recovery::Error::TlsFile { .. }
         | recovery::Error::Failure(
             Failure::StaleAssignment { .. }
+            | Failure::NotPromoted { .. }
             | Failure::DuplicateReplica { .. }
             | Failure::DuplicateEndpoint { .. },
         ) => Exit::Unusable,

@@ -13,6 +13,7 @@ use super::storage::VolumePin;
 use crate::ack::Ledger;
 use crate::error::Error;
 use crate::event::EventLog;
+use crate::failure::Failure;
 use crate::id::{ReplicaId, SessionIds, Tick};
 use crate::orchestrator::Orchestrator;
 use crate::registry::{Assigned, Assignment, Registry};
@@ -39,10 +40,11 @@ pub(super) fn decide(
     // A random id serves as the boot nonce: session ids are never valid after a restart (H28).
     let nonce = VolumeId::random()?.0;
     let boot = u64::from_le_bytes(*nonce.first_chunk().expect("an id has 16 bytes"));
-    let registry: Registry<VolumePin> = Registry::new(epoch, SessionIds::new(boot));
+    let mut registry: Registry<VolumePin> = Registry::new(epoch, SessionIds::new(boot));
+    registry.resume(state.version(epoch.get()));
     let orchestrator = Orchestrator::new(registry, ledger, EventLog::default());
     let mut core = Core::new(orchestrator, state);
-    core.assign(volume, &first, now)?;
+    core.assign(&first, now)?;
     for extra in core.extras.values_mut() {
         extra.full_asked = options.rebuild_full;
     }
@@ -50,23 +52,19 @@ pub(super) fn decide(
 }
 
 impl Core {
-    /// Applies an assignment; one that is refused changes nothing (A152). Nothing may be appended
-    /// meanwhile.
-    pub(super) fn assign(
-        &mut self,
-        volume: &Volume,
-        assignment: &Assignment,
-        now: Tick,
-    ) -> Result<Assigned, Error> {
+    /// Applies an assignment; one that is refused changes nothing (A152).
+    pub(super) fn assign(&mut self, assignment: &Assignment, now: Tick) -> Result<Assigned, Error> {
         if let Some(promised) = self.deposed {
             let ours = self.orchestrator.registry().epoch();
             return Err(Error::Deposed { ours, promised });
         }
-        if let Err(refused) = self.orchestrator.registry().admit(assignment) {
-            self.orchestrator.assign(assignment, now);
+        let admitted = self.orchestrator.registry().admit(assignment);
+        if let Err(refused) = admitted.and_then(|()| self.check_promoted(assignment)) {
+            self.orchestrator
+                .refuse_assignment(assignment, &refused, now);
             return Err(refused.into());
         }
-        self.raise(volume, assignment)?;
+        self.remember(assignment)?;
         // Its sessions come last: a mark that is remembered decides which kind they may be (H18).
         let members = Assignment {
             targets: Vec::new(),
@@ -90,14 +88,25 @@ impl Core {
         Ok(assigned)
     }
 
-    /// A higher epoch is durable before anybody hears of it, and so is the incarnation whose
-    /// records carry it (D2, D8).
-    fn raise(&mut self, volume: &Volume, assignment: &Assignment) -> Result<(), Error> {
+    /// Who assigns gives no epoch: only members that promised it first do (D5). Another primary may
+    /// have been promoted meanwhile, and what it was acknowledged would be cut off at its replicas.
+    fn check_promoted(&self, assignment: &Assignment) -> Result<(), Failure> {
+        let (given, current) = (assignment.epoch, self.orchestrator.registry().epoch());
+        match given > current {
+            true => Err(Failure::NotPromoted { given, current }),
+            false => Ok(()),
+        }
+    }
+
+    /// What a restart must not forget is durable before anything follows from it (D8).
+    fn remember(&mut self, assignment: &Assignment) -> Result<(), Error> {
         let epoch = assignment.epoch;
-        if epoch > volume.meta().get().epoch {
-            // What the entry before holds is durable before another begins.
-            volume.log().sync()?;
-            volume.log().start_incarnation(epoch)?;
+        let version = self.orchestrator.registry().version_after(assignment);
+        if let Some(version) = version
+            && self.state.version(epoch.get()) != Some(version)
+        {
+            let epoch = epoch.get();
+            self.state.append(Entry::Assigned { epoch, version })?;
         }
         for (replica, _) in &assignment.replicas {
             self.remember_epoch(replica, epoch)?;

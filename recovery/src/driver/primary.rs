@@ -185,17 +185,16 @@ impl Primary {
     }
 
     /// Applies an assignment of a control plane (1.7): replicas that it lists are kept level from
-    /// now on, those that it does not list no longer. What it says of the epoch is durable before
-    /// anything follows from it. One that is refused changes nothing.
+    /// now on, those that it does not list no longer. Its version is durable before anything
+    /// follows from it. One that is refused changes nothing; one of a higher epoch is refused,
+    /// because an epoch comes from a promotion of a primary at rest (`Volume::promote`, D5).
     ///
     /// # Errors
     /// [`Error::Failure`] with the reason of a refusal, [`Error::Deposed`]; [`Error::Log`] when the
-    /// epoch could not be made durable.
+    /// version could not be made durable.
     pub fn assign(&self, assignment: &Assignment) -> Result<Assigned, Error> {
         let shared = &self.shared;
-        let appends = shared.appends.write();
-        let _no_append = appends.unwrap_or_else(PoisonError::into_inner);
-        let assigned = shared.change(|core, now| core.assign(&shared.volume, assignment, now))?;
+        let assigned = shared.change(|core, now| core.assign(assignment, now))?;
         self.keep(assigned.added.clone());
         Ok(assigned)
     }

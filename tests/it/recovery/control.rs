@@ -159,9 +159,9 @@ fn piece(dir: &Path) -> PathBuf {
     path
 }
 
-// D2, D8, 1.7 to 1.9
+// D2, D5, D8, 1.7 to 1.9
 #[test]
-fn replicas_come_move_and_go_and_the_epoch_rises_as_the_file_says() {
+fn replicas_come_move_and_go_as_the_file_says_and_the_epoch_rises_by_a_promotion() {
     let site = Site::new();
     let piece = piece(site.dir.path());
     let (two, three) = (site.id("rack-2"), site.id("rack-3"));
@@ -204,9 +204,20 @@ fn replicas_come_move_and_go_and_the_epoch_rises_as_the_file_says() {
     let late = served.write(512 << 10, &piece);
     served.in_sync(&three, late);
 
-    // A new epoch.
+    // A new epoch: the file may not give it, a promotion does.
     site.assign(5, std::slice::from_ref(&moved));
-    served.followed(5, 1);
+    let refused = served.node.wait_for("epoch 5 is above epoch 1");
+    assert!(refused.contains("seawall promote"), "{refused}");
+    served.in_sync(&three, late);
+    served.node.say("quit");
+    assert!(served.node.ended().success());
+    site.refused("epoch 5 is above epoch 1");
+    let (volume, peer) = (
+        text(&site.dir.path().join("vol")),
+        format!("{three}={at_three}"),
+    );
+    seawall(&["promote", &volume, "--epoch", "5", "--peer", &peer]).ok();
+    let mut served = site.serve();
     let last = served.write(1 << 20, &piece);
     served.in_sync(&three, last);
     let status = served.ask("status")["status"].clone();

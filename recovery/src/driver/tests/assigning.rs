@@ -138,16 +138,18 @@ fn a_changed_endpoint_ends_the_session_there_and_the_next_one_is_elsewhere() {
     replica.shutdown().unwrap();
 }
 
-// D2, D8
+// D2, D5, D8
 #[test]
-fn a_risen_epoch_is_in_meta_in_the_lineage_and_at_the_replica() {
+fn a_promoted_epoch_is_in_the_lineage_and_at_the_replica_and_does_not_fall() {
     let lab = Lab::new();
     lab.create("p", 4 * MIB);
     let replica = lab.replica("r1");
     let served = lab.serve("p", assigned(assignment(&[&replica], 1)));
     let before = served.fill(0..20, 1);
     served.in_sync("r1", before);
-    served.primary.assign(&assignment(&[&replica], 5)).unwrap();
+    served.stop();
+    lab.promote("p", 5);
+    let served = lab.serve("p", assigned(assignment(&[&replica], 5)));
     let lsn = served.fill(0..1, 2);
     served.in_sync("r1", lsn);
     let lineage = served.primary.volume().log().lineage();
@@ -178,9 +180,56 @@ fn a_risen_epoch_is_in_meta_in_the_lineage_and_at_the_replica() {
     replica.shutdown().unwrap();
 }
 
-// D8: were the registry first, replicas would hear of an epoch that a crash takes back.
+// D8, A152: an older list of members asks for fewer copies than were promised since.
 #[test]
-fn an_epoch_that_cannot_be_made_durable_changes_nothing() {
+fn a_restart_remembers_which_version_was_assigned_last() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let replica = lab.replica("r1");
+    let versioned = |replicas: &[&Replica], version| Assignment {
+        version,
+        ..assignment(replicas, 1)
+    };
+    let served = lab.serve("p", assigned(versioned(&[], Some(7))));
+    let both = versioned(&[&replica], Some(8));
+    served.primary.assign(&both).unwrap();
+    served.stop();
+    let volume = lab.open("p", Access::Primary);
+    let older = assigned(versioned(&[], Some(7)));
+    let refused = Primary::start(&lab.disk, &lab.clock, volume, older);
+    let versions = match refused {
+        Err(Error::Failure(Failure::StaleAssignment {
+            given_version,
+            current_version,
+            ..
+        })) => (given_version, current_version),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(versions, (Some(7), Some(8)));
+    // One without a version does not make it forgotten, the same one again is no older one.
+    lab.serve("p", assigned(versioned(&[&replica], None)))
+        .stop();
+    let served = lab.serve("p", assigned(both));
+    let refused = served.primary.assign(&versioned(&[], Some(7)));
+    assert!(matches!(
+        refused,
+        Err(Error::Failure(Failure::StaleAssignment { .. }))
+    ));
+    assert_eq!(listed(&served), ["r1"]);
+    served.stop();
+    // Versions count within one epoch.
+    lab.promote("p", 2);
+    let first = Assignment {
+        version: Some(1),
+        ..assignment(&[&replica], 2)
+    };
+    lab.serve("p", assigned(first)).stop();
+    replica.shutdown().unwrap();
+}
+
+// D8: were the registry first, a crash would take back what replicas have heard of.
+#[test]
+fn a_version_that_cannot_be_made_durable_changes_nothing() {
     let sim = SimDisk::new(1);
     let disk: Arc<dyn Disk> = sim.clone();
     let clock: Arc<dyn Clock> = SystemClock::new();
@@ -193,14 +242,15 @@ fn an_epoch_that_cannot_be_made_durable_changes_nothing() {
     let primary = Primary::start(&disk, &clock, volume, first).unwrap();
     assert!(primary.wait_in_sync("r1", Lsn::ZERO, PATIENCE));
     let fault = Fault::at(IoOp::Write, Effect::FailErrno(5));
-    sim.inject(fault.on("/p/meta").for_ever());
-    let failed = primary.assign(&assignment(&[&replica], 2));
+    sim.inject(fault.on("/p/recovery/state").for_ever());
+    let before = primary.events();
+    let failed = primary.assign(&Assignment {
+        version: Some(2),
+        ..assignment(&[], 1)
+    });
     assert!(matches!(&failed, Err(Error::Log(_))), "{failed:?}");
-    let (events, status) = (primary.events(), primary.status());
-    let heard = events.iter().all(|event| event.epoch == Epoch::new(1));
-    assert!(heard, "{events:?}");
-    assert_eq!(status.replicas[0].state, "in_sync");
-    assert_eq!((status.epoch, replica.status().epoch), (1, 1));
+    assert_eq!(primary.events(), before);
+    assert_eq!(primary.status().replicas[0].state, "in_sync");
 }
 
 // H18: the assignment comes with a session, and the mark that forbids it is only remembered.
@@ -288,4 +338,78 @@ fn a_deposed_primary_takes_no_assignment() {
     assert_eq!(served.primary.status().epoch, 1);
     served.stop();
     replica.shutdown().unwrap();
+}
+
+// D5: without a majority that promised it, a higher epoch takes away what another primary was
+// acknowledged meanwhile. It is refused at the start and while serving.
+#[test]
+fn an_epoch_that_nobody_was_promoted_to_takes_no_acknowledged_write_away() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let (r1, r2) = (lab.replica("r1"), lab.replica("r2"));
+    let quorum = |replicas: &[&Replica], epoch| PrimaryOptions {
+        ack: AckRule::Quorum,
+        commit_timeout: PATIENCE,
+        ..assigned(assignment(replicas, epoch))
+    };
+    let served = lab.serve("p", quorum(&[&r1, &r2], 1));
+    let before = served.fill(0..20, 1);
+    served.in_sync("r1", before);
+    served.in_sync("r2", before);
+    let raised = served.primary.assign(&assignment(&[&r2], 3));
+    not_promoted(raised.as_ref().unwrap_err());
+    let refusals = served.primary.events().into_iter().map(|event| event.what);
+    let refusals = refusals.filter(|what| matches!(what, What::AssignmentRefused(_)));
+    assert_eq!(refusals.count(), 1);
+    assert_eq!(served.primary.status().epoch, 1);
+    served.in_sync("r1", before);
+    served.stop();
+
+    let second = promise_epoch(
+        &r2.address().to_string(),
+        Epoch::new(2),
+        &Security::Loopback,
+    );
+    assert_eq!(second.unwrap().durable, before);
+    r1.shutdown().unwrap();
+    lab.promote("r1", 2);
+    let served = lab.serve("r1", quorum(&[&r2], 2));
+    let acknowledged = served.fill(0..20, 2);
+    served.in_sync("r2", acknowledged);
+    served.stop();
+
+    let volume = lab.open("p", Access::Primary);
+    let returned = Primary::start(
+        &lab.disk,
+        &lab.clock,
+        Arc::clone(&volume),
+        quorum(&[&r2], 3),
+    );
+    match returned {
+        Err(error) => not_promoted(&error),
+        Ok(primary) => {
+            let taken = primary.wait_in_sync("r2", Lsn::ZERO, PATIENCE);
+            panic!("in sync: {taken}; r2 is at {:?}", r2.status());
+        }
+    }
+    assert_eq!(
+        (r2.status().epoch, r2.status().durable),
+        (2, acknowledged.get())
+    );
+    let mut bytes = [0; BLOCK_BYTES];
+    r2.volume().unwrap().read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [2; BLOCK_BYTES], "acknowledged in epoch 2");
+    r2.shutdown().unwrap();
+}
+
+#[track_caller]
+fn not_promoted(error: &Error) {
+    assert!(
+        matches!(
+            error,
+            Error::Failure(Failure::NotPromoted { given, current })
+                if (given.get(), current.get()) == (3, 1)
+        ),
+        "{error:?}"
+    );
 }
