@@ -30,9 +30,9 @@ const DELAYED: f64 = 10.0;
 
 /// Durable writes of one request each at random places of a volume, while it checkpoints and
 /// reclaims. Three contenders in each round: raw O_DIRECT + O_DSYNC overwrites, appends to a log of
-/// its own of records that are filled from the bytes of a request, and the volume, each with as many
-/// callers. The time of the volume ends when its background has nothing left to do, so that no turn
-/// leaves a debt to the next; rates without that time are reported beside.
+/// its own of records that are filled from the bytes of a request, and the volume, each with as
+/// many callers. The time of the volume ends when its background has nothing left to do, so that no
+/// turn leaves a debt to the next; rates without that time are reported beside.
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("callers", |callers| callers.default_value("16")))]
 #[command(mut_arg("seconds", |seconds| seconds.default_value("45")))]
