@@ -31,10 +31,10 @@ const MEMORY: &str = "/dev/shm";
 
 /// A new replica takes the whole log of a primary, over loopback: from the start of the primary
 /// until the replica is in sync, so with the decision and the last acknowledgement. In each round
-/// one replica is on the disk and one in memory, where there is a file system in memory. Floors of
-/// the same bytes are one TCP connection whose receiver throws them away, and appends to a new log
-/// on the same disk, 256 in flight. The figures of the first level are those of the disk. `--seconds`
-/// and `--callers` mean nothing here.
+/// one replica is on the disk and one in memory, where there is a file system in memory. The floors
+/// of the same bytes are one TCP connection whose receiver throws them away, and appends to a new
+/// log on the same disk, 256 in flight. The figures of the first level are those of the disk.
+/// `--seconds` and `--callers` mean nothing here.
 #[derive(Debug, clap::Args)]
 pub struct CatchUp {
     /// How it is run
