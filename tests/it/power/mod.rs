@@ -7,10 +7,8 @@
 //!
 //! `SEAWALL_POWER_FS` names the file systems (all three in the gate), `SEAWALL_POWER_RUNS` how many
 //! records are made on each, `SEAWALL_POWER_CUTS` how often each of them is cut,
-//! `SEAWALL_POWER_SEED` from where to draw, `SEAWALL_POWER_STEPS` how long a life of a story is. A
-//! seed draws what is done and where the cuts are; threads of the engine and of the kernel make
-//! each record another one. So a cut that fails leaves its device and its notes as files, and
-//! prints where.
+//! `SEAWALL_POWER_SEED` from where to draw. A cut that fails leaves its device and its notes as
+//! files, and prints where.
 //!
 //! The recorder needs root, `/dev/fuse`, loop devices and the file system in the kernel. What is
 //! missing fails whoever names file systems; otherwise the test says that it was not run here.
@@ -18,9 +16,7 @@
 mod device;
 mod record;
 mod selfcheck;
-mod story;
 mod stress;
-mod told;
 
 use std::io::{Seek, SeekFrom, Write as _};
 use std::path::PathBuf;
@@ -57,33 +53,6 @@ fn is_here(kind: Kind) -> bool {
         not_run_here(&format!("power cuts on {}: {missing}", kind.name()));
     }
     made.is_ok()
-}
-
-/// Makes records of `life`, from where each begins, and cuts them; `judge` looks at what is left.
-fn campaign(
-    life: impl Fn(Kind, &mut Random) -> (Record, usize),
-    judge: impl Fn(&Device, &mut Random),
-) {
-    let seed = setting("SEAWALL_POWER_SEED", 1);
-    for &kind in kinds() {
-        let mut tally = Tally::default();
-        for run in seed..seed + setting("SEAWALL_POWER_RUNS", 1) {
-            let mut random = Random::new(run);
-            let (record, begin) = life(kind, &mut random);
-            let (events, flushes) = (record.length(), record.flushes());
-            let name = kind.name();
-            println!("{name} seed {run}: {events} events, {flushes} flushes");
-            println!("{name} seed {run}: {:?}", record.said());
-            for _ in 0..setting("SEAWALL_POWER_CUTS", 3) {
-                let span = (record.length() + 1 - begin) as u64;
-                let at = begin + usize::try_from(random.below(span)).unwrap();
-                let mut after = Random::new(random.next());
-                let mut judge = |device: &Device| judge(device, &mut after);
-                tally.cut(&record, at, 0, (kind, &mut random), &mut judge);
-            }
-        }
-        println!("{}: {tally:?}", kind.name());
-    }
 }
 
 /// Leaves what a cut left for whoever looks into its failure.

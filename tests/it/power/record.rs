@@ -1,6 +1,6 @@
 //! What a block device was told, in order, and what a power cut may leave of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -153,16 +153,6 @@ impl Record {
     /// All bytes noted so far.
     pub(super) fn noted(&self) -> &[u8] {
         &self.noted
-    }
-
-    /// How often the world was told what: the words of the notes, without their numbers.
-    pub(super) fn said(&self) -> BTreeMap<String, u64> {
-        let mut said = BTreeMap::new();
-        for line in String::from_utf8_lossy(&self.noted).lines() {
-            let words = line.split(' ').filter(|word| word.parse::<u64>().is_err());
-            *said.entry(words.collect::<Vec<_>>().join(" ")).or_default() += 1;
-        }
-        said
     }
 
     fn push(&mut self, event: Event) -> usize {

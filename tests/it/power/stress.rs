@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Device, Kind, Record, campaign, kinds, setting};
+use super::{Device, Kind, Record, Tally, kinds, setting};
 use crate::cli::create;
 use crate::harness::{Node, Random, program, seawall};
 
@@ -59,7 +59,26 @@ fn judge(device: &Device) {
 
 #[test]
 fn a_power_cut_takes_nothing_that_stress_was_promised() {
-    campaign(record, |device, _| judge(device));
+    let seed = setting("SEAWALL_POWER_SEED", 1);
+    for &kind in kinds() {
+        let mut tally = Tally::default();
+        for run in seed..seed + setting("SEAWALL_POWER_RUNS", 1) {
+            let mut random = Random::new(run);
+            let (record, begin) = record(kind, &mut random);
+            println!(
+                "{} seed {run}: {} events, {} flushes",
+                kind.name(),
+                record.length(),
+                record.flushes()
+            );
+            for _ in 0..setting("SEAWALL_POWER_CUTS", 3) {
+                let span = (record.length() + 1 - begin) as u64;
+                let at = begin + usize::try_from(random.below(span)).unwrap();
+                tally.cut(&record, at, 0, (kind, &mut random), &mut judge);
+            }
+        }
+        println!("{}: {tally:?}", kind.name());
+    }
 }
 
 #[test]
