@@ -77,7 +77,10 @@ fn writes_beside_a_pinned_base_are_told() {
 fn a_replica_that_catches_up_is_told_beside_a_connection_and_appends() {
     let result = measured("catch-up --log-size 2M");
     assert_eq!(result["records"], 512);
-    assert_positive(&result, &["records_per_s", "append_mb_per_s", "tcp_mb_per_s"]);
+    assert_positive(
+        &result,
+        &["records_per_s", "append_mb_per_s", "tcp_mb_per_s"],
+    );
     assert_positive(&result, &["ratio"]);
 }
 
