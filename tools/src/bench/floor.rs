@@ -158,14 +158,18 @@ fn open_direct(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
     Ok(file.map_err(std::io::Error::from)?)
 }
 
-/// Fills the file with data and syncs it, so that overwriting changes no metadata.
+/// Fills the file with zeros and syncs it, so that overwriting changes no metadata.
 pub(super) fn prepare(path: &Path, bytes: u64) -> Result<(), Error> {
+    fill(path, bytes, &vec![0; STREAM_BYTES])
+}
+
+/// Fills the file with a piece, again and again, and syncs it.
+pub(super) fn fill(path: &Path, bytes: u64, piece: &[u8]) -> Result<(), Error> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let mode = Mode::RUSR | Mode::WUSR;
     let file = rustix::fs::open(path, flags, mode).map_err(std::io::Error::from)?;
-    let piece = incompressible(STREAM_BYTES);
-    for offset in (0..bytes).step_by(STREAM_BYTES) {
-        let length = to_usize(bytes - offset).min(STREAM_BYTES);
+    for offset in (0..bytes).step_by(piece.len()) {
+        let length = to_usize(bytes - offset).min(piece.len());
         write_all(&file, &piece[..length], offset)?;
     }
     rustix::fs::fsync(&file).map_err(std::io::Error::from)?;

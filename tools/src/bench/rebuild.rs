@@ -12,14 +12,14 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::device::{Device, forget};
-use super::floor::prepare;
+use super::floor::fill;
 use super::level::{self, Level};
 use super::paired::Spread;
 use super::places::Places;
 use super::report::{self, rounded};
 use super::subject::{BLOCK, Order, Sizes, Subject};
 use super::turn::Until;
-use super::{Run, scratch, to_usize};
+use super::{Run, incompressible, scratch, to_usize};
 use crate::common::parse_size;
 use crate::edge;
 use crate::error::Error;
@@ -123,7 +123,7 @@ fn lacking() -> Option<String> {
 /// A file with as much data as the volume.
 fn source(dir: &Path, bytes: u64, data: u64) -> Result<PathBuf, Error> {
     let path = dir.join("source");
-    prepare(&path, data)?;
+    fill(&path, data, &incompressible(to_usize(CHUNK_BYTES)))?;
     let opened = rustix::fs::open(&path, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty());
     let opened = opened.map_err(std::io::Error::from)?;
     rustix::fs::ftruncate(&opened, bytes).map_err(std::io::Error::from)?;

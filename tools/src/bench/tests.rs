@@ -169,7 +169,8 @@ fn a_run_that_writes_each_block_once_writes_it_to_the_image_once() {
     assert!(records > 0.0);
     // What the last capture left in the log has not reached the image yet.
     let image = result["image_bytes_per_byte"].as_f64().unwrap();
-    assert!(image > 0.0 && image <= 1.2, "{result}");
+    // All of the volume, twice as large, gets its places with what is written first.
+    assert!(image > 0.0 && image <= 3.2, "{result}");
 }
 
 #[test]
