@@ -307,3 +307,25 @@ fn an_index_that_begins_before_the_end_of_the_segment_before_it_costs_no_record(
     assert_eq!(log.known_damage(), []);
     log.prove_full(whole).unwrap();
 }
+
+#[test]
+fn an_epoch_behind_which_nothing_can_be_counted_is_refused_and_the_log_opens_again() {
+    let sim = create(48 << 10);
+    let (log, _) = open(&sim);
+    append(&log, &[1]);
+    let last = Epoch::new(u64::MAX);
+    assert!(matches!(
+        log.start_incarnation(last),
+        Err(Error::Corrupt(_))
+    ));
+    log.stop();
+    drop(log);
+    let (log, _) = open(&sim);
+    assert_eq!(stamps(&log, 0, 1), [1]);
+    log.start_incarnation(Epoch::new(u64::MAX - 1)).unwrap();
+    append(&log, &[2]);
+    log.stop();
+    drop(log);
+    let disk: Arc<dyn Disk> = sim.clone();
+    assert!(Meta::open(&disk, Path::new(DIR), true).is_ok());
+}
