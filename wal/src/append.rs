@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::log::Log;
 use crate::record::{Change, Record, RecordHeader, Unnumbered, payload_bytes_max};
 use crate::ticket::Ticket;
-use crate::{Damage, Epoch, Error, LineageEntry, Lsn, LsnRange};
+use crate::{Epoch, Error, Incarnation, LineageEntry, Lsn, LsnRange};
 
 /// Changes that were checked and summed, and lack nothing but their LSNs.
 #[derive(Debug)]
@@ -64,21 +64,13 @@ impl Log {
 
     /// Makes a lineage entry durable before the first record under it.
     fn adopt_entry(&self, entry: LineageEntry) -> Result<(), Error> {
-        let numbers = [
-            ("epoch", entry.epoch.get()),
-            ("incarnation", entry.incarnation.get().saturating_add(1)),
-        ];
-        // Nothing could be counted behind it, and meta would not be read with it again.
-        if let Some((field, found)) = numbers.into_iter().find(|(_, found)| *found == u64::MAX) {
-            let path = self.dir.with_file_name("meta");
-            let what = Damage::Field { field, found };
-            return Err(Error::corrupt(&path, 0, Some(entry.first), what));
-        }
         let lineage = self.state().lineage.with(entry);
+        // Meta refuses the last of all numbers, which a peer may have sent.
+        let next = Incarnation::new(entry.incarnation.get().saturating_add(1));
         self.meta.update(|meta| {
             meta.lineage = lineage.clone();
             meta.epoch = meta.epoch.max(entry.epoch);
-            meta.incarnation_next = meta.incarnation_next.max(entry.incarnation.next());
+            meta.incarnation_next = meta.incarnation_next.max(next);
         })?;
         self.state().lineage = lineage;
         Ok(())

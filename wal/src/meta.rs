@@ -246,7 +246,8 @@ impl Meta {
     /// copy; when writing fails, what `get` says is unchanged and the handle refuses more changes.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Poisoned`] after an earlier failure.
+    /// [`Error::Io`], or [`Error::Poisoned`] after an earlier failure; [`Error::Corrupt`] for a
+    /// number with which it would not be read again, and nothing is written.
     pub fn update(&self, change: impl FnOnce(&mut MetaContents)) -> Result<(), Error> {
         let mut state = self.state();
         if let Some(first) = &state.failed {
@@ -259,6 +260,9 @@ impl Meta {
         if contents == state.contents {
             return Ok(());
         }
+        contents
+            .check_numbers()
+            .map_err(|what| Error::corrupt(self.file.path(), 0, None, what))?;
         let counter = state.counter + 1;
         if let Err(error) = self.write_copies(&contents, counter) {
             state.failed = Some(Arc::new(error.clone()));
@@ -485,19 +489,6 @@ impl MetaContents {
             sequence: number()?,
             head: Lsn::new(number()?),
         };
-        for (name, found) in [
-            ("epoch", epoch.get()),
-            ("committed", committed.get()),
-            ("tail", tail.get()),
-            ("origin", origin.get()),
-            ("generation_next", generation_next),
-            ("incarnation_next", incarnation_next.get()),
-        ] {
-            // Nothing could be counted behind it.
-            if found == u64::MAX {
-                return Err(field(name, found));
-            }
-        }
         if lineage_count > Lineage::ENTRIES_MAX {
             return Err(field("lineage_count", lineage_count as u64));
         }
@@ -508,10 +499,6 @@ impl MetaContents {
                 incarnation: Incarnation::new(number()?),
                 first: Lsn::new(number()?),
             });
-        }
-        let last = entries.last().map_or(0, |last| last.incarnation.get());
-        if last == u64::MAX {
-            return Err(field("lineage", last));
         }
         let lineage =
             Lineage::from_entries(entries).ok_or(field("lineage", lineage_count as u64))?;
@@ -524,7 +511,7 @@ impl MetaContents {
         if !input.is_empty() {
             return Err(Damage::Length { found: total });
         }
-        Ok(MetaContents {
+        let contents = MetaContents {
             volume,
             log,
             geometry,
@@ -539,7 +526,27 @@ impl MetaContents {
             incarnation_next,
             clean_close: (flags & 1 != 0).then_some(clean),
             sections,
-        })
+        };
+        contents.check_numbers()?;
+        Ok(contents)
+    }
+
+    /// Refuses a number behind which nothing could be counted, read or about to be written.
+    fn check_numbers(&self) -> Result<(), Damage> {
+        let last = self.lineage.last().map_or(0, |last| last.incarnation.get());
+        let numbers = [
+            ("epoch", self.epoch.get()),
+            ("committed", self.committed.get()),
+            ("tail", self.tail.get()),
+            ("origin", self.origin.get()),
+            ("generation_next", self.generation_next),
+            ("incarnation_next", self.incarnation_next.get()),
+            ("lineage", last),
+        ];
+        match numbers.into_iter().find(|(_, found)| *found == u64::MAX) {
+            Some((field, found)) => Err(Damage::Field { field, found }),
+            None => Ok(()),
+        }
     }
 }
 
