@@ -250,11 +250,16 @@ impl<'a> Batch<'a> {
     }
 
     fn try_fill(&mut self, fills: &[Range<u64>]) -> Result<(), Error> {
-        let runs = || fills.iter().flat_map(|fill| self.image.zeros(fill));
-        let mut pipe = self.image.writes();
-        self.total += runs().count() * FILL_COST;
-        for (lba, zeros) in runs() {
-            pipe.write(self.image.offset(lba), vec![zeros])?;
+        let image = self.image;
+        let mut pipe = image.writes();
+        let bytes = |fill: &Range<u64>| to_usize(image.offset(fill.end - fill.start));
+        let runs: usize = fills
+            .iter()
+            .map(|fill| bytes(fill).div_ceil(RUN_BYTES))
+            .sum();
+        self.total += runs * FILL_COST;
+        for (lba, zeros) in fills.iter().flat_map(|fill| image.zeros(fill)) {
+            pipe.write(image.offset(lba), vec![zeros])?;
             self.advance(FILL_COST);
         }
         pipe.finish()

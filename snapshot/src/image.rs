@@ -10,7 +10,7 @@ use seawall_wal::disk::{
 use seawall_wal::{BlockSize, Geometry, Meta};
 
 use crate::error::Error;
-use crate::pipe::{ReadPipe, WritePipe};
+use crate::pipe::{ReadPipe, WritePipe, writes_to};
 use crate::section::BaseFacts;
 use crate::sumpage::Blocks;
 use crate::sums::{Digest, Sums, block_sum};
@@ -119,14 +119,7 @@ impl Image {
     ) -> Result<Image, Error> {
         let path = dir.join("image");
         let file = Arc::new(File::open(disk, &path, mode)?);
-        let direct = match mode {
-            OpenMode::Read => None,
-            _ => Some(Arc::new(File::open_direct(
-                disk,
-                &path,
-                OpenMode::ReadWrite,
-            )?)),
-        };
+        let direct = writes_to(disk, &path, mode)?;
         let reads = Arc::new(File::open_direct(disk, &path, OpenMode::Read)?);
         let blocks = Blocks {
             file: Arc::clone(&reads),

@@ -1,7 +1,7 @@
 //! Chunks to `base/ID.new` beside the old image, or over it where that is asked for; one meta
 //! update switches to it (D12).
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -184,7 +184,7 @@ impl Install {
     /// [`Error::InstallMismatch`] when it is not what `digest` says: it has to be sent.
     pub fn keep(&mut self, index: u64, digest: Digest) -> Result<(), Error> {
         let range = self.range(index)?;
-        self.give(index)?;
+        self.give(index..=index)?;
         if let Some(bytes) = self
             .built(&range)
             .filter(|bytes| self.digest(bytes) == digest)
@@ -254,11 +254,12 @@ impl Install {
         writer.flush()
     }
 
-    /// A chunk is about to be given: two writes of one block in flight would have no order.
-    fn give(&mut self, index: u64) -> Result<(), Error> {
-        match self.given[to_usize(index)] {
-            None => Ok(()),
-            Some(_) => self.land(),
+    /// Chunks are about to be given: two writes of one block in flight would have no order.
+    fn give(&mut self, chunks: RangeInclusive<u64>) -> Result<(), Error> {
+        let given = &self.given[to_usize(*chunks.start())..=to_usize(*chunks.end())];
+        match given.iter().any(Option::is_some) {
+            false => Ok(()),
+            true => self.land(),
         }
     }
 
@@ -282,7 +283,7 @@ impl Install {
             let what = "the digest of a chunk";
             return Err(Error::InstallMismatch { what });
         }
-        self.give(index)?;
+        self.give(index..=index)?;
         self.store(&range, bytes)?;
         self.given[to_usize(index)] = Some(digest);
         Ok(())
@@ -318,8 +319,7 @@ impl Install {
         };
         let last = first.saturating_add(last);
         let (front, back) = (self.range(first)?, self.range(last)?);
-        // What is on its way must not arrive behind the zeros.
-        self.land()?;
+        self.give(first..=last)?;
         let shift = self.image.block_size().shift();
         let blocks = front.start >> shift..back.end >> shift;
         self.image.punch(&blocks)?;

@@ -1,16 +1,35 @@
 //! Operations in flight on one file, a bounded number of them.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 
 use seawall_wal::IoOp;
-use seawall_wal::disk::{Buffer, Bytes, Completion, File, Operation, Output, Token};
+use seawall_wal::disk::{
+    Buffer, Bytes, Completion, Disk, File, OpenMode, Operation, Output, Token,
+};
 
 use crate::error::Error;
 
 /// Operations in flight at once: enough to keep a device busy, few enough that a write of the log
 /// does not queue behind many of them.
 const DEPTH: usize = 16;
+
+/// A handle for writes past the page cache to a file that is opened in this way, unless only to be
+/// read.
+pub(crate) fn writes_to(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    mode: OpenMode,
+) -> Result<Option<Arc<File>>, Error> {
+    match mode {
+        OpenMode::Read => Ok(None),
+        _ => {
+            let file = File::open_direct(disk, path, OpenMode::ReadWrite)?;
+            Ok(Some(Arc::new(file)))
+        }
+    }
+}
 
 /// An operation that was submitted, with what it is about.
 #[derive(Debug)]

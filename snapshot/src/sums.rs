@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::Error;
 use crate::image::is_failed_read;
+use crate::pipe::writes_to;
 use crate::sumcache::SumCache;
 use crate::sumpage::{
     self, Absent, Blocks, PAGE_BYTES, PAGE_SUMS, Page, SECTOR_BYTES, SECTOR_SUMS, page_at, sums_of,
@@ -154,14 +155,7 @@ impl Sums {
         if mode == OpenMode::CreateNew {
             file.set_length(sumpage::file_bytes(blocks.count))?;
         }
-        let direct = match mode {
-            OpenMode::Read => None,
-            _ => Some(Arc::new(File::open_direct(
-                disk,
-                path,
-                OpenMode::ReadWrite,
-            )?)),
-        };
+        let direct = writes_to(disk, path, mode)?;
         Ok(Sums {
             file,
             direct,
