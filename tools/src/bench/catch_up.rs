@@ -109,24 +109,22 @@ impl Contest<'_> {
         let bytes = self.records * self.args.run.size as u64;
         yielded.tcp.push(floor_tcp::stream(bytes)?.as_secs_f64());
         if let Some(memory) = memory {
-            yielded.memory.push(self.replica(memory)?.as_secs_f64());
+            // A file system in memory takes no direct writes.
+            let disk = open_backend(super::Backend::Portable.into())?;
+            let time = self.replica(&disk, memory)?;
+            yielded.memory.push(time.as_secs_f64());
         }
         yielded.appends.push(self.appends()?.as_secs_f64());
-        yielded.disk.push(self.replica(self.dir)?.as_secs_f64());
+        let time = self.replica(&self.disk, self.dir)?;
+        yielded.disk.push(time.as_secs_f64());
         Ok(())
     }
 
     /// A new replica below `parent`, which goes away afterwards.
-    fn replica(&self, parent: &Path) -> Result<Duration, Error> {
+    fn replica(&self, disk: &Arc<dyn Disk>, parent: &Path) -> Result<Duration, Error> {
         let place = scratch(Some(parent))?;
-        let disk = match parent == self.dir {
-            true => Arc::clone(&self.disk),
-            // A file system in memory takes no direct writes.
-            false => open_backend(super::Backend::Portable.into())?,
-        };
-        let volume = self.subject.volume();
-        let replica = (&disk, place.path().join("replica"));
-        let level = level::bring(volume, (replica.0, &replica.1), false)?;
+        let dir = place.path().join("replica");
+        let level = level::bring(self.subject.volume(), (disk, &dir), false)?;
         let taken = level.record.records;
         match taken == self.records {
             true => Ok(level.elapsed),

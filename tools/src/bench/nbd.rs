@@ -110,12 +110,29 @@ pub(super) fn measure(args: &Nbd) -> Result<Value, Error> {
     Ok(report(args, &shapes, &Device::below(scratch.path())))
 }
 
+/// The first of these programs that is missing, and how to come by it.
+pub(super) fn missing<const COUNT: usize>(programs: [&str; COUNT]) -> Option<String> {
+    programs.into_iter().find_map(|program| {
+        let missing = Command::new(program).arg("--version").output().is_err();
+        missing.then(|| format!("{program} is missing; install it"))
+    })
+}
+
+/// The end of a program that failed, with what it said last.
+pub(super) fn failed(program: &str, output: &Output) -> Error {
+    let told = String::from_utf8_lossy(&output.stderr);
+    let last = told.lines().last().unwrap_or("nothing said");
+    let status = output.status;
+    Error::Usage(format!(
+        "{program} ended with {status}: {last}; run it by hand"
+    ))
+}
+
 /// What is missing, and how to come by it.
 fn lacking(plugin: &Path) -> Option<String> {
-    for program in ["nbdkit", "fio"] {
-        if Command::new(program).arg("--version").output().is_err() {
-            return Some(format!("{program} is missing; install it"));
-        }
+    let missing = missing(["nbdkit", "fio"]);
+    if missing.is_some() {
+        return missing;
     }
     let engines = Command::new("fio").arg("--enghelp").output();
     let engines = engines.map(|output| output.stdout).unwrap_or_default();
@@ -182,14 +199,9 @@ fn figures(contender: Contender, output: &Output) -> Result<Figures, Error> {
     let start = text.find('{').unwrap_or(text.len());
     let parsed: Option<Value> = serde_json::from_str(&text[start..]).ok();
     let found = parsed.as_ref().and_then(figures_in);
-    found.filter(|_| output.status.success()).ok_or_else(|| {
-        let told = String::from_utf8_lossy(&output.stderr);
-        let last = told.lines().last().unwrap_or("nothing said").to_owned();
-        let status = output.status;
-        Error::Usage(format!(
-            "fio against {contender:?} ended with {status}: {last}; run it by hand"
-        ))
-    })
+    found
+        .filter(|_| output.status.success())
+        .ok_or_else(|| failed(&format!("fio against {contender:?}"), output))
 }
 
 fn figures_in(told: &Value) -> Option<Figures> {

@@ -7,20 +7,21 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use seawall_snapshot::Durability;
-use seawall_wal::disk::{Disk, open_backend};
+use seawall_wal::disk::{Disk, File, OpenMode, open_backend};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::device::{Device, forget};
 use super::floor::fill;
 use super::level::{self, Level};
+use super::nbd::{failed, missing};
 use super::paired::Spread;
 use super::places::Places;
 use super::report::{self, rounded};
 use super::subject::{BLOCK, Order, Sizes, Subject};
 use super::turn::Until;
 use super::{Run, incompressible, scratch, to_usize};
-use crate::common::parse_size;
+use crate::common::{self, parse_size};
 use crate::edge;
 use crate::error::Error;
 
@@ -87,7 +88,7 @@ pub(super) fn measure(args: &Rebuild) -> Result<Value, Error> {
         segment_bytes: args.run.segment_size,
         log_bytes: Some(0),
     };
-    let lacking = lacking();
+    let lacking = missing(["nbdkit", "nbdcopy"]);
     let source = match &lacking {
         Some(_) => None,
         None => Some(source(scratch.path(), args.volume_size, data)?),
@@ -112,22 +113,18 @@ pub(super) fn measure(args: &Rebuild) -> Result<Value, Error> {
     Ok(result)
 }
 
-/// The program that is missing, and how to come by it.
-fn lacking() -> Option<String> {
-    ["nbdkit", "nbdcopy"].into_iter().find_map(|program| {
-        let missing = Command::new(program).arg("--version").output().is_err();
-        missing.then(|| format!("{program} is missing; install it"))
-    })
-}
-
 /// A file with as much data as the volume.
 fn source(dir: &Path, bytes: u64, data: u64) -> Result<PathBuf, Error> {
     let path = dir.join("source");
     fill(&path, data, &incompressible(to_usize(CHUNK_BYTES)))?;
-    let opened = rustix::fs::open(&path, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty());
-    let opened = opened.map_err(std::io::Error::from)?;
-    rustix::fs::ftruncate(&opened, bytes).map_err(std::io::Error::from)?;
+    lengthen(&path, bytes)?;
     Ok(path)
+}
+
+/// Gives a file its size, with a hole where it grows.
+fn lengthen(path: &Path, bytes: u64) -> Result<(), Error> {
+    let file = File::open(&common::disk(), path, OpenMode::CreateOrOpen)?;
+    Ok(file.set_length(bytes)?)
 }
 
 impl Contest<'_> {
@@ -172,15 +169,7 @@ impl Contest<'_> {
         forget(source)?;
         let place = scratch(Some(self.dir))?;
         let target = place.path().join("target");
-        let created = rustix::fs::open(
-            &target,
-            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE,
-            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-        );
-        let created = created.map_err(std::io::Error::from)?;
-        let size = self.args.volume_size;
-        rustix::fs::ftruncate(&created, size).map_err(std::io::Error::from)?;
-        drop(created);
+        lengthen(&target, self.args.volume_size)?;
         let server = |file: &Path| -> Vec<std::ffi::OsString> {
             let words = ["[", "nbdkit", "--exit-with-parent", "file"];
             let mut words: Vec<_> = words.iter().map(|word| OsStr::new(word).into()).collect();
@@ -196,14 +185,7 @@ impl Contest<'_> {
         let elapsed = begun.elapsed();
         match output.status.success() {
             true => Ok(elapsed.as_secs_f64()),
-            false => {
-                let told = String::from_utf8_lossy(&output.stderr);
-                let last = told.lines().last().unwrap_or("nothing said").to_owned();
-                let status = output.status;
-                Err(Error::Usage(format!(
-                    "nbdcopy ended with {status}: {last}; run it by hand"
-                )))
-            }
+            false => Err(failed("nbdcopy", &output)),
         }
     }
 
