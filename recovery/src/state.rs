@@ -10,7 +10,9 @@
 //! one before it. Entries behind the last valid one are a torn tail when no valid entry of a higher
 //! sequence lies behind it, and are cut; otherwise the log is damaged, and opening it fails. Every
 //! append is synced before it returns. A log over its limit is rewritten, in a new file that is
-//! renamed over the old one.
+//! renamed over the old one; so is one to which an append failed, before the next one. What an open
+//! finds is written and synced once more: after a failed sync the page cache may show what the medium
+//! will never have, however often it is synced (L-W1, L-W2).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,8 +91,8 @@ pub(crate) struct StateLog {
     /// Epoch and version of the assignment applied last, of those that had a version.
     assigned: Option<(u64, u64)>,
     recoveries: Vec<RecoveryRecord>,
-    /// The first failed write or sync; nothing is appended after it (L3).
-    failed: Option<Error>,
+    /// A write or sync failed: nothing is appended to this file any more (L3).
+    failed: bool,
 }
 
 struct Scan {
@@ -108,16 +110,16 @@ impl StateLog {
         disk::remove(disk.as_ref(), &folder.join(NEW))?;
         let path = folder.join(NAME);
         let file = File::open(disk, &path, OpenMode::CreateOrOpen)?;
-        // Synced before it is read: what is built upon is not only in the page cache (L4).
-        file.sync()?;
         disk::sync_dir(disk.as_ref(), &folder)?;
         let length = file.length()?;
         let bytes = file.read(0, usize::try_from(length).unwrap_or(usize::MAX))?;
         let scan = scan(&bytes, &path)?;
         if scan.end as u64 != length {
             file.set_length(scan.end as u64)?;
-            file.sync()?;
         }
+        // What is built upon is not only in the page cache (L4).
+        file.write_bytes(0, Buffer::copy_of(&bytes[..scan.end]))?;
+        file.sync()?;
         let mut log = StateLog {
             file,
             end: scan.end as u64,
@@ -125,7 +127,7 @@ impl StateLog {
             replicas: BTreeMap::new(),
             assigned: None,
             recoveries: Vec::new(),
-            failed: None,
+            failed: false,
         };
         scan.entries.into_iter().for_each(|entry| log.learn(entry));
         if log.end > REWRITE_BYTES {
@@ -161,15 +163,17 @@ impl StateLog {
         &self.recoveries
     }
 
-    /// Appends `entry` and makes it durable. After a failure every call gives its cause, until the
-    /// log is opened again.
+    /// Appends `entry` and makes it durable. After a failure the next call begins a new file, with
+    /// all that was appended before: where space has returned it succeeds (D21).
     pub(crate) fn append(&mut self, entry: Entry) -> Result<(), Error> {
-        if let Some(first) = &self.failed {
-            return Err(first.clone());
+        if self.failed {
+            self.rewrite()?;
         }
-        let appended = self.write(entry);
-        self.failed = appended.clone().err();
-        appended
+        // Until it has come to its end.
+        self.failed = true;
+        self.write(entry)?;
+        self.failed = false;
+        Ok(())
     }
 
     fn write(&mut self, entry: Entry) -> Result<(), Error> {
@@ -407,8 +411,9 @@ impl NodeState {
 
 #[cfg(test)]
 mod tests {
+    use seawall_wal::IoOp;
     use seawall_wal::disk::FileDisk;
-    use seawall_wal::disk::sim::SimDisk;
+    use seawall_wal::disk::sim::{Effect, Fault, SimDisk};
 
     use super::*;
 
@@ -470,6 +475,49 @@ mod tests {
     fn raw(dir: &Path) -> File {
         let path = dir.join(FOLDER).join(NAME);
         File::open(&disk(), &path, OpenMode::ReadWrite).unwrap()
+    }
+
+    // D21, L3
+    #[test]
+    fn appends_work_again_after_the_disk_was_full() {
+        let (sim, dir) = (SimDisk::new(1), Path::new("/"));
+        let of = |sim: &Arc<SimDisk>| -> Arc<dyn Disk> { sim.clone() };
+        let mut log = StateLog::open(&of(&sim), dir).unwrap();
+        log.append(mark("r1", true)).unwrap();
+        sim.set_capacity(Some(0));
+        let long = |replica: &str| Entry::Mark {
+            replica: replica.into(),
+            set: true,
+            cause: "longer than what is allocated".repeat(400),
+        };
+        assert!(log.append(long("r2")).is_err());
+        assert!(log.append(long("r3")).is_err());
+        sim.set_capacity(None);
+        log.append(mark("r4", true)).unwrap();
+        drop(log);
+        let log = StateLog::open(&of(&sim.crash_lose_all()), dir).unwrap();
+        let marked = |replica: &str| log.remembered(replica).mark.is_some();
+        let marks = ["r1", "r2", "r3", "r4"].map(marked);
+        assert_eq!(marks, [true, false, false, true]);
+    }
+
+    // L-W1, L-W2: the process is killed after a failed sync, later the power goes.
+    #[test]
+    fn an_entry_whose_sync_failed_leaves_no_hole_behind_those_that_follow() {
+        let (sim, dir) = (SimDisk::new(1), Path::new("/"));
+        let of = |sim: &Arc<SimDisk>| -> Arc<dyn Disk> { sim.clone() };
+        let mut log = StateLog::open(&of(&sim), dir).unwrap();
+        log.append(mark("r1", true)).unwrap();
+        sim.inject(Fault::at(IoOp::Sync, Effect::LoseUnsynced).on(NAME));
+        assert!(log.append(mark("r2", true)).is_err());
+        drop(log);
+        let killed = sim.crash_keep_all();
+        let mut log = StateLog::open(&of(&killed), dir).unwrap();
+        log.append(mark("r3", true)).unwrap();
+        drop(log);
+        let log = StateLog::open(&of(&killed.crash_lose_all()), dir).unwrap();
+        assert!(log.remembered("r1").mark.is_some());
+        assert!(log.remembered("r3").mark.is_some());
     }
 
     // D8, A131
