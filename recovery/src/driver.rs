@@ -24,9 +24,9 @@ pub use primary::{Primary, PrimaryOptions, ReplicaAddress};
 pub use replica::{Replica, ReplicaOptions};
 pub use storage::history_of;
 
+use seawall_wal::sync::{self, JoinHandle, Mutex};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use seawall_wal::{Epoch, LineageEntry, Lsn, VolumeId};
@@ -36,26 +36,21 @@ use crate::error::Error;
 use crate::message::{Body, Fence, Message};
 use crate::transport::ctl::{self, CtlListener};
 use crate::transport::tls::Security;
-use crate::transport::{Link, tcp};
+use crate::transport::{self, Link, tcp};
 
 /// How long a tool waits for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// The threads of one primary or replica.
 #[derive(Debug, Default)]
-pub(crate) struct Threads(Mutex<Vec<JoinHandle<()>>>);
+pub(crate) struct Threads(Mutex<Vec<JoinHandle>>);
 
 impl Threads {
     /// Starts a thread; threads that ended since the last call are forgotten.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the edge file is where the threads of this crate start"
-    )]
     pub(crate) fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) {
-        let builder = std::thread::Builder::new().name(name.into());
         let mut threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|thread| !thread.is_finished());
-        match builder.spawn(work) {
+        match sync::spawn(name, work) {
             Ok(thread) => threads.push(thread),
             // OK because whoever dialled or waits sees its connection end.
             Err(error) => tracing::error!(name, %error, "a thread could not be started"),
@@ -72,26 +67,6 @@ impl Threads {
             drop(thread.join());
         }
     }
-}
-
-/// Runs `background` on a thread of its own while `foreground` runs here, and waits for both.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the edge file is where the threads of this crate start"
-)]
-pub(crate) fn beside<R>(
-    name: &str,
-    background: impl FnOnce() + Send,
-    foreground: impl FnOnce() -> R,
-) -> R {
-    std::thread::scope(|scope| {
-        let builder = std::thread::Builder::new().name(name.into());
-        match builder.spawn_scoped(scope, background) {
-            Ok(_joined_at_the_end) => {}
-            Err(error) => tracing::error!(name, %error, "a thread could not be started"),
-        }
-        foreground()
-    })
 }
 
 /// Serves the `ctl` socket of a volume directory until dropped (D24).
@@ -147,7 +122,7 @@ pub fn query_ctl(dir: &Path) -> Result<Option<String>, Error> {
 /// # Errors
 /// [`Error::Socket`], [`Error::Address`], [`Error::Insecure`], [`Error::Tls`].
 pub fn query_status(address: &str, security: &Security) -> Result<String, Error> {
-    let link = tcp::dial(address, security, ANSWER)?;
+    let link = transport::dial(address, security, ANSWER)?;
     match ask(&link, Fence::default(), Body::StatusQuery)? {
         Body::StatusReply { json } => Ok(json),
         body => Err(unexpected(&link, &body, "StatusReply")),
@@ -192,7 +167,7 @@ pub fn promise_epoch(
     epoch: Epoch,
     security: &Security,
 ) -> Result<PromiseReport, Error> {
-    let link = tcp::dial(address, security, ANSWER)?;
+    let link = transport::dial(address, security, ANSWER)?;
     let fence = Fence {
         epoch: Some(epoch),
         ..Fence::default()

@@ -81,6 +81,8 @@ pub use status::{
     DecisionRecord, FindStatus, PinStatus, ProgressStatus, RecoveryRecord, ReplicaStatus,
     ScrubStatus, SegmentStatus, Status, ThrottleStatus,
 };
+#[cfg(feature = "turns")]
+pub use transport::simulated;
 pub use transport::tls::{Identity, Security, TlsFiles};
 
 /// The replication protocol: messages, state diagrams, failure table.

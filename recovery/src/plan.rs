@@ -1,8 +1,9 @@
 //! From an outcome to the pins it needs and the work to do. Nothing here takes a pin: the planner
 //! asks [`Storage`] for it.
 
+use seawall_wal::sync::{Mutex, MutexGuard};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use seawall_wal::{Lsn, LsnRange};
 

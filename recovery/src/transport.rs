@@ -10,6 +10,8 @@
 //!   error, and allocates at most the limits of PROTOCOL.md.
 
 pub(crate) mod ctl;
+#[cfg(feature = "turns")]
+pub mod simulated;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 
@@ -17,11 +19,13 @@ pub(crate) mod tls;
 pub(crate) mod memory;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::message::Message;
+use tls::Security;
 
 /// One connection to one peer. See the module text for what it MUST do.
 pub(crate) trait Transport: Send + Sync + fmt::Debug {
@@ -43,3 +47,33 @@ pub(crate) trait Transport: Send + Sync + fmt::Debug {
 
 /// A connection that several threads use.
 pub(crate) type Link = Arc<dyn Transport>;
+
+/// Where connections arrive.
+pub(crate) trait Listener: Send + Sync + fmt::Debug {
+    /// The address bound, with the real port.
+    fn address(&self) -> SocketAddr;
+
+    /// The next connection, or `None` once closed.
+    fn accept(&self) -> Result<Option<Link>, Error>;
+
+    /// Wakes `accept`, which then gives `None`.
+    fn close(&self);
+}
+
+/// Dials `text`; under TLS the peer is known when this returns.
+pub(crate) fn dial(text: &str, security: &Security, timeout: Duration) -> Result<Link, Error> {
+    #[cfg(feature = "turns")]
+    if let Security::Simulated(post) = security {
+        return post.dial(text, timeout);
+    }
+    tcp::dial(text, security, timeout)
+}
+
+/// Listens on `text`.
+pub(crate) fn listen(text: &str, security: &Security) -> Result<Arc<dyn Listener>, Error> {
+    #[cfg(feature = "turns")]
+    if let Security::Simulated(post) = security {
+        return Ok(Arc::new(post.listen(text)?));
+    }
+    Ok(Arc::new(tcp::Socket::bind(text, security)?))
+}

@@ -1,8 +1,8 @@
 //! The only thread of the crate: checkpoint and reclaim when the log has grown past a watermark
 //! (D22).
 
-use std::sync::{Arc, Condvar, Mutex, Weak};
-use std::thread::JoinHandle;
+use seawall_wal::sync::{self, Condvar, JoinHandle, Mutex};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use seawall_wal::{Geometry, Lsn, SegmentInfo};
@@ -69,7 +69,7 @@ pub(crate) struct Edge {
     background: Background,
     pace: Pace,
     signal: Arc<(Mutex<Signal>, Condvar)>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle>>,
 }
 
 impl Edge {
@@ -87,10 +87,6 @@ impl Edge {
     }
 
     /// Starts the thread, unless there is nothing for it to do.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the edge file is where the threads of this crate start"
-    )]
     pub(crate) fn start(volume: &Arc<Volume>) {
         let edge = &volume.edge;
         // OK because too much only makes the first capture early.
@@ -108,10 +104,7 @@ impl Edge {
         }
         let signal = Arc::clone(&edge.signal);
         let weak = Arc::downgrade(volume);
-        let spawned = std::thread::Builder::new()
-            .name("seawall-capture".into())
-            .spawn(move || run(&signal, &weak));
-        match spawned {
+        match sync::spawn("seawall-capture", move || run(&signal, &weak)) {
             Ok(thread) => *lock(&edge.thread) = Some(thread),
             Err(error) => tracing::error!(%error, "no thread for checkpoints: the log will grow"),
         }
@@ -156,7 +149,7 @@ impl Edge {
         let thread = lock(&self.thread).take();
         // The last holder of the volume may be the thread itself; it then ends by itself.
         if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
+            && !thread.is_current()
             && thread.join().is_err()
         {
             tracing::error!("the checkpoint thread panicked");

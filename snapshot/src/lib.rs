@@ -128,7 +128,8 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use seawall_wal::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::PoisonError;
 
 pub use base::{BasePin, SnapshotPin, StateView, View};
 pub use edge::Background;

@@ -7,9 +7,10 @@
 //! does not follow the LSNs; an entry gives way only to one of a higher LSN (S5).
 
 use std::ops::Range;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::PoisonError;
 
 use seawall_wal::disk::Bytes;
+use seawall_wal::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use seawall_wal::{Lsn, RecordPlace};
 
 use crate::index::{Index, Version};

@@ -1,8 +1,9 @@
 //! Creating and opening a volume.
 
+use seawall_wal::sync::Mutex;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
 
 use seawall_wal::disk::{Disk, File, OpenMode, list, make_dir, remove, sync_dir};
 use seawall_wal::{

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::background::Effort;
 use crate::clock::Clock;
 use crate::log::Log;
+use crate::sync;
 
 /// The clocks of the operating system.
 #[derive(Debug)]
@@ -54,11 +55,7 @@ const IDLE: Duration = Duration::from_millis(200);
 /// Starts the thread that seals, prepares, reclaims and marks. It ends with the log.
 pub(crate) fn spawn(log: &Arc<Log>) -> std::io::Result<()> {
     let weak = Arc::downgrade(log);
-    let name = "seawall-wal".to_owned();
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(move || run(&weak))
-        .map(drop)
+    sync::spawn("seawall-wal", move || run(&weak)).map(drop)
 }
 
 fn run(weak: &Weak<Log>) {
@@ -101,7 +98,6 @@ fn run(weak: &Weak<Log>) {
 /// Starts the thread that waits for the disk on behalf of awaited tickets. It ends with the log.
 pub(crate) fn attend(log: &Arc<Log>) -> std::io::Result<()> {
     let weak = Arc::downgrade(log);
-    let name = "seawall-await".to_owned();
     let run = move || {
         while let Some(log) = weak.upgrade() {
             while log.attend_once() {}
@@ -110,5 +106,5 @@ pub(crate) fn attend(log: &Arc<Log>) -> std::io::Result<()> {
             }
         }
     };
-    std::thread::Builder::new().name(name).spawn(run).map(drop)
+    sync::spawn("seawall-await", run).map(drop)
 }

@@ -186,7 +186,8 @@ mod scan;
 mod segment;
 mod slots;
 mod state;
-mod sync;
+#[doc(hidden)]
+pub mod sync;
 #[cfg(test)]
 mod tests;
 mod ticket;

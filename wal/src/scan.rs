@@ -133,7 +133,7 @@ impl Window {
 
     fn move_to(&mut self, found: &Found, offset: u64, length: usize) -> Result<(), Damage> {
         // Who waits for this core gets it now, and not at the end of a long slice of time.
-        std::thread::yield_now();
+        crate::sync::yield_now();
         if self.grow(found, offset, length) {
             return Ok(());
         }

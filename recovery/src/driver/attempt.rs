@@ -1,12 +1,12 @@
 //! One attempt to bring one replica level: dial, shake hands, carry out the plan, stream.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use seawall_wal::sync::beside;
+use seawall_wal::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use seawall_snapshot::{Error as VolumeError, StateView};
 use seawall_wal::{Lsn, LsnRange};
 
-use super::beside;
 use super::conversation::{Conversation, INBOX_MAX};
 use super::core::{Aim, Core, Shared};
 use super::ending::conclude;
@@ -23,7 +23,7 @@ use crate::outcome::{Asked, Verdict};
 use crate::plan::{Plan, Work};
 use crate::session::{Kind, SessionOptions};
 use crate::state::Entry;
-use crate::transport::tcp;
+use crate::transport;
 
 /// Time to set a connection up.
 const DIAL: Duration = Duration::from_secs(3);
@@ -106,8 +106,8 @@ struct Planned {
 fn attempt(shared: &Shared, aim: &Aim) -> Result<Next, Error> {
     let replica = &aim.replica;
     let kind = next_kind(shared, aim)?;
-    let link = tcp::dial(&aim.endpoint.data, &shared.options.security, DIAL)?;
-    let session = shared.change(|core, now| begin(shared, core, aim, kind, now))?;
+    let link = transport::dial(&aim.endpoint.data, &shared.options.security, DIAL)?;
+    let session = begin_session(shared, aim, kind)?;
     let fence = Fence {
         volume: Some(shared.volume.meta().get().volume),
         epoch: Some(aim.epoch),
@@ -139,6 +139,24 @@ fn attempt(shared: &Shared, aim: &Aim) -> Result<Next, Error> {
         conclude(shared, replica, session, error);
     }
     result
+}
+
+/// Begins a session; one that began and could not be remembered (D8) is ended again, or it would
+/// stand in the way of every later one.
+fn begin_session(shared: &Shared, aim: &Aim, kind: Kind) -> Result<SessionId, Error> {
+    let mut begun = None;
+    let kept = shared.change(|core, now| {
+        begun = Some(begin(shared, core, aim, kind, now)?);
+        Ok(())
+    });
+    match (begun, kept) {
+        (Some(session), Ok(())) => Ok(session),
+        (Some(session), Err(error)) => {
+            conclude(shared, &aim.replica, session, &error);
+            Err(error)
+        }
+        (None, kept) => Err(kept.expect_err("nothing began")),
+    }
 }
 
 /// Begins the session that an assignment asked for, or one of our own.

@@ -1,8 +1,9 @@
 //! What the threads of a primary share: the deciding half behind one lock, and the volume.
 
+use seawall_wal::sync::{Condvar, Mutex, MutexGuard, RwLock};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use seawall_snapshot::Volume;

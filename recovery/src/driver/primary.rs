@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::{Arc, PoisonError, RwLockReadGuard, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use seawall_snapshot::{Durability, Volume};
 use seawall_wal::disk::Disk;
+use seawall_wal::sync::RwLockReadGuard;
 use seawall_wal::{Clock, Epoch, Lsn};
 
 use super::assigning::decide;
@@ -23,9 +24,8 @@ use crate::sender::{Endpoint, SenderView};
 use crate::session::Phase;
 use crate::status::{ProgressStatus, RecoveryRecord, ReplicaStatus, Status, ThrottleStatus};
 use crate::throttle::ThrottleOptions;
-use crate::transport::Link;
-use crate::transport::tcp::{self, Listener};
 use crate::transport::tls::Security;
+use crate::transport::{self, Link, Listener, tcp};
 
 /// How long committed may lag behind our own sync while nobody flushes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -130,7 +130,7 @@ impl Default for PrimaryOptions {
 pub struct Primary {
     shared: Arc<Shared>,
     threads: Threads,
-    listener: Option<Arc<Listener>>,
+    listener: Option<Arc<dyn Listener>>,
     ctl: Option<CtlServer>,
 }
 
@@ -151,7 +151,7 @@ impl Primary {
             tcp::resolve(&endpoint.data, &options.security)?;
         }
         let listener = match &options.listen {
-            Some(listen) => Some(Arc::new(Listener::bind(listen, &options.security)?)),
+            Some(listen) => Some(transport::listen(listen, &options.security)?),
             None => None,
         };
         let now = Tick(clock.monotonic_ns() / 1_000_000);
@@ -179,8 +179,9 @@ impl Primary {
         self.keep(first);
         if let Some(listener) = &self.listener {
             let (listener, shared) = (Arc::clone(listener), Arc::downgrade(&self.shared));
-            self.threads
-                .start("seawall-listen", move || answer_queries(&listener, &shared));
+            self.threads.start("seawall-listen", move || {
+                answer_queries(&*listener, &shared)
+            });
         }
     }
 
@@ -194,9 +195,17 @@ impl Primary {
     /// version could not be made durable.
     pub fn assign(&self, assignment: &Assignment) -> Result<Assigned, Error> {
         let shared = &self.shared;
-        let assigned = shared.change(|core, now| core.assign(assignment, now))?;
-        self.keep(assigned.added.clone());
-        Ok(assigned)
+        let mut assigned = None;
+        let kept = shared.change(|core, now| {
+            assigned = Some(core.assign(assignment, now)?);
+            Ok(())
+        });
+        // It took effect, whether or not all that follows from it could be remembered.
+        if let Some(assigned) = &assigned {
+            self.keep(assigned.added.clone());
+        }
+        kept?;
+        Ok(assigned.expect("what was refused is an error"))
     }
 
     /// Starts a thread for each of these replicas.
@@ -453,7 +462,7 @@ fn serve_status(shared: &Arc<Shared>) -> Option<CtlServer> {
 }
 
 /// A primary answers questions and takes no orders.
-fn answer_queries(listener: &Listener, shared: &Weak<Shared>) {
+fn answer_queries(listener: &dyn Listener, shared: &Weak<Shared>) {
     loop {
         let link = match listener.accept() {
             Ok(Some(link)) => link,

@@ -1,9 +1,10 @@
 //! A replica daemon: accepts its primary, receives, acknowledges.
 
+use seawall_wal::sync::{Condvar, Mutex, MutexGuard, RwLock};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use seawall_snapshot::{Access, Volume};
@@ -18,9 +19,8 @@ use crate::message::{Body, Fence, Message, Promised, Refusal};
 use crate::receiver::{self, Stage};
 use crate::state::NodeState;
 use crate::status::Status;
-use crate::transport::Link;
-use crate::transport::tcp::Listener;
 use crate::transport::tls::Security;
+use crate::transport::{self, Link, Listener};
 
 /// Time for a first message, and for a displaced session to end.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ pub(super) struct Shared {
     pub(super) in_place: bool,
     /// A base did not come out as announced: the next one is taken without comparing chunks.
     pub(super) distrusts: AtomicBool,
-    listener: Listener,
+    listener: Arc<dyn Listener>,
     threads: Threads,
     /// Installing a base replaces it; `None` before the first handshake of an empty directory.
     volume: RwLock<Option<Arc<Volume>>>,
@@ -116,7 +116,7 @@ impl Replica {
             clock: Arc::clone(clock),
             dir: dir.into(),
             id: id.into(),
-            listener: Listener::bind(listen, &options.security)?,
+            listener: transport::listen(listen, &options.security)?,
             in_place: options.in_place,
             distrusts: AtomicBool::new(false),
             threads: Threads::default(),

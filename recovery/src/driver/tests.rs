@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use seawall_snapshot::{Access, CreateOptions, Durability, Volume};
 use seawall_wal::disk::{Buffer, Disk, File, FileDisk, OpenMode, list, make_dir, remove};
+use seawall_wal::sync::beside;
 use seawall_wal::{BlockSize, Clock, Geometry, Role, SystemClock};
 use tempfile::TempDir;
 
 use super::*;
 use crate::state::StateLog;
 use crate::status::RecoveryRecord;
+use crate::transport::Listener as _;
 
 mod assigning;
 mod cost;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::tls::{self, Sealed, Security, Session};
-use super::{Link, Transport};
+use super::{Link, Listener, Transport};
 use crate::error::Error;
 use crate::message::{Body, Fence, Header, Message, Refusal};
 
@@ -58,6 +58,8 @@ pub(crate) fn resolve(text: &str, security: &Security) -> Result<SocketAddr, Err
     match security {
         Security::Loopback if !address.ip().is_loopback() => Err(Error::Insecure { address }),
         Security::Loopback | Security::InsecurePlaintext | Security::Tls(_) => Ok(address),
+        #[cfg(feature = "turns")]
+        Security::Simulated(_) => Ok(address),
     }
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn dial(text: &str, security: &Security, timeout: Duration) -> Result
     let address = resolve(text, security)?;
     let tls = match security {
         Security::Tls(identity) => Some(Session::dialled(identity, text)?),
-        Security::Loopback | Security::InsecurePlaintext => None,
+        _ => None,
     };
     let stream = TcpStream::connect_timeout(&address, timeout)
         .map_err(|source| Error::socket("connect to", text, source))?;
@@ -351,20 +353,20 @@ impl Drop for TcpTransport {
 
 /// A listening socket.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(crate) struct Socket {
     socket: TcpListener,
     address: SocketAddr,
     security: Security,
     closed: AtomicBool,
 }
 
-impl Listener {
+impl Socket {
     /// Binds `text`.
-    pub(crate) fn bind(text: &str, security: &Security) -> Result<Listener, Error> {
+    pub(crate) fn bind(text: &str, security: &Security) -> Result<Socket, Error> {
         let failed = |source| Error::socket("listen on", text, source);
         let socket = TcpListener::bind(resolve(text, security)?).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        Ok(Listener {
+        Ok(Socket {
             socket,
             address,
             security: security.clone(),
@@ -372,13 +374,22 @@ impl Listener {
         })
     }
 
-    /// The address bound, with the real port.
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Under TLS the peer is unknown until its first message is received: nobody waits for it here.
+    fn accepted(&self, stream: TcpStream, peer: &str) -> Result<TcpTransport, Error> {
+        let tls = match &self.security {
+            Security::Tls(identity) => Some(Session::accepted(identity, peer)?),
+            _ => None,
+        };
+        TcpTransport::new(stream, peer, tls)
+    }
+}
+
+impl Listener for Socket {
+    fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The next connection, or `None` once closed.
-    pub(crate) fn accept(&self) -> Result<Option<Link>, Error> {
+    fn accept(&self) -> Result<Option<Link>, Error> {
         loop {
             let accepted = self.socket.accept();
             if self.closed.load(Ordering::Acquire) {
@@ -400,17 +411,7 @@ impl Listener {
         }
     }
 
-    /// Under TLS the peer is unknown until its first message is received: nobody waits for it here.
-    fn accepted(&self, stream: TcpStream, peer: &str) -> Result<TcpTransport, Error> {
-        let tls = match &self.security {
-            Security::Tls(identity) => Some(Session::accepted(identity, peer)?),
-            Security::Loopback | Security::InsecurePlaintext => None,
-        };
-        TcpTransport::new(stream, peer, tls)
-    }
-
-    /// Wakes `accept`, which then gives `None`.
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let mut address = self.address;
         if address.ip().is_unspecified() {

@@ -49,6 +49,9 @@ pub enum Security {
     InsecurePlaintext,
     /// TLS 1.3; both ends check the other.
     Tls(Identity),
+    /// In a simulated network, as one of its nodes.
+    #[cfg(feature = "turns")]
+    Simulated(super::simulated::Post),
 }
 
 /// What a node shows to its peers and what it demands of them.

@@ -8,6 +8,10 @@ pub(crate) fn random_16() -> Result<[u8; 16], Error> {
     use crate::error::IoOp;
     use rustix::io::Errno;
 
+    #[cfg(feature = "turns")]
+    if let Some(drawn) = crate::sync::turns::random_16() {
+        return Ok(drawn);
+    }
     let mut bytes = [0; 16];
     let mut filled = 0;
     while filled < bytes.len() {

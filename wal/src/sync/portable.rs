@@ -1,10 +1,9 @@
-//! The gate over a mutex and a condition variable: systems without a futex, and shuttle.
+//! The gate over a mutex and a condition variable: systems without a futex, and
+//! schedulers of tests.
 
-#[cfg(all(test, shuttle))]
-use shuttle::sync::{Condvar, Mutex, MutexGuard};
 use std::sync::PoisonError;
-#[cfg(not(all(test, shuttle)))]
-use std::sync::{Condvar, Mutex, MutexGuard};
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// A counter of openings that threads sleep at.
 ///

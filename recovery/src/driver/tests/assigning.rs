@@ -10,7 +10,7 @@ use crate::id::ReplicaId;
 use crate::registry::Assignment;
 use crate::sender::Endpoint;
 use crate::session::Kind;
-use crate::transport::tcp::Listener;
+use crate::transport::tcp::Socket;
 
 /// These replicas where they listen, at `epoch`.
 fn assignment(replicas: &[&Replica], epoch: u64) -> Assignment {
@@ -103,7 +103,7 @@ fn a_changed_endpoint_ends_the_session_there_and_the_next_one_is_elsewhere() {
     lab.create("p", 4 * MIB);
     let replica = lab.replica("r1");
     // It takes the connection and never answers.
-    let mute = Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
+    let mute = Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let id = ReplicaId::new("r1");
     let of = |endpoint| Assignment::of(vec![(id.clone(), endpoint)], Epoch::new(1));
     let served = lab.serve("p", assigned(of(at(&mute.address().to_string(), 1))));

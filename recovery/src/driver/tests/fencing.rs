@@ -200,7 +200,7 @@ pub(super) struct Impostor {
 
 impl Impostor {
     pub(super) fn meet(
-        listener: &crate::transport::tcp::Listener,
+        listener: &crate::transport::tcp::Socket,
         durable: Lsn,
         like: &Volume,
     ) -> Impostor {
@@ -265,7 +265,7 @@ impl Impostor {
     }
 }
 
-pub(super) fn impostor_options(listener: &crate::transport::tcp::Listener) -> PrimaryOptions {
+pub(super) fn impostor_options(listener: &crate::transport::tcp::Socket) -> PrimaryOptions {
     PrimaryOptions {
         replicas: vec![ReplicaAddress {
             id: "r1".into(),
@@ -283,8 +283,7 @@ fn a_replica_whose_state_digest_differs_is_never_in_sync() {
     let served = lab.serve("p", PrimaryOptions::default());
     served.fill(0..100, 1);
     served.stop();
-    let listener =
-        crate::transport::tcp::Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
+    let listener = crate::transport::tcp::Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let full = PrimaryOptions {
         rebuild_full: true,
         ..impostor_options(&listener)
@@ -310,8 +309,7 @@ fn a_replica_whose_state_digest_differs_is_never_in_sync() {
 fn an_acknowledgement_of_what_was_never_shipped_ends_the_stream() {
     let lab = Lab::new();
     lab.create("p", 4 * MIB);
-    let listener =
-        crate::transport::tcp::Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
+    let listener = crate::transport::tcp::Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let quorum = PrimaryOptions {
         ack: AckRule::Quorum,
         commit_timeout: PATIENCE,
@@ -335,8 +333,7 @@ fn a_reopened_primary_waits_for_the_answer_of_every_replica() {
     let lab = Lab::new();
     lab.create("p", 4 * MIB);
     let level = lab.replica("r2");
-    let listener =
-        crate::transport::tcp::Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
+    let listener = crate::transport::tcp::Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let mut quorum = PrimaryOptions {
         ack: AckRule::Quorum,
         commit_timeout: Duration::from_millis(200),
@@ -359,8 +356,7 @@ fn a_reopened_primary_waits_for_the_answer_of_every_replica() {
 fn a_message_of_another_session_has_no_effect() {
     let lab = Lab::new();
     lab.create("p", 4 * MIB);
-    let listener =
-        crate::transport::tcp::Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
+    let listener = crate::transport::tcp::Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let quorum = PrimaryOptions {
         ack: AckRule::Quorum,
         ..impostor_options(&listener)

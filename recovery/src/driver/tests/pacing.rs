@@ -3,10 +3,10 @@
 use super::fencing::{Impostor, impostor_options};
 use super::*;
 use crate::throttle::ThrottleOptions;
-use crate::transport::tcp::Listener;
+use crate::transport::tcp::Socket;
 
-fn listener() -> Listener {
-    Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap()
+fn listener() -> Socket {
+    Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap()
 }
 
 /// Says that it is alive until the primary hangs up.

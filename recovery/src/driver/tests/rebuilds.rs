@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::message::Message;
 use crate::transport::Link;
-use crate::transport::tcp::{Listener, dial};
+use crate::transport::tcp::{Socket, dial};
 
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Stands between a primary and its replica: counts what the primary sends, and cuts one connection
 /// off.
 struct Wire {
-    listener: Listener,
+    listener: Socket,
     /// Bytes that came from the primary, of all messages.
     moved: AtomicU64,
     /// The connection is cut when so many have passed; 0 is never.
@@ -23,7 +23,7 @@ struct Wire {
 impl Wire {
     fn new(cut_at: u64) -> Wire {
         Wire {
-            listener: Listener::bind("127.0.0.1:0", &Security::default()).unwrap(),
+            listener: Socket::bind("127.0.0.1:0", &Security::default()).unwrap(),
             moved: AtomicU64::new(0),
             cut_at: AtomicU64::new(cut_at),
         }
@@ -85,7 +85,7 @@ impl Wire {
     }
 }
 
-struct Closes<'a>(&'a Listener);
+struct Closes<'a>(&'a Socket);
 
 impl Drop for Closes<'_> {
     fn drop(&mut self) {

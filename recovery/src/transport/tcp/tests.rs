@@ -7,7 +7,7 @@ use crate::message::{Body, Fence, Invalid};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn pair() -> (Link, Link) {
-    let listener = Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
+    let listener = Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let client = dial(
         &listener.address().to_string(),
         &Security::Loopback,
@@ -19,7 +19,7 @@ fn pair() -> (Link, Link) {
 }
 
 fn raw_pair() -> (TcpStream, Link) {
-    let listener = Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
+    let listener = Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     let raw = TcpStream::connect(listener.address()).unwrap();
     (raw, listener.accept().unwrap().unwrap())
 }
@@ -76,7 +76,7 @@ fn a_peer_that_sends_byte_by_byte_does_not_stretch_a_wait() {
             }
         }
     };
-    crate::driver::beside("trickle", sender, move || {
+    seawall_wal::sync::beside("trickle", sender, move || {
         let early = server.receive(Duration::from_millis(20)).unwrap();
         assert!(early.is_none());
         let first = server.received();
@@ -114,7 +114,7 @@ fn a_bad_byte_ends_the_connection_with_its_reason() {
 
 #[test]
 fn a_closed_listener_accepts_nobody() {
-    let listener = Listener::bind("127.0.0.1:0", &Security::Loopback).unwrap();
+    let listener = Socket::bind("127.0.0.1:0", &Security::Loopback).unwrap();
     listener.close();
     assert!(listener.accept().unwrap().is_none());
 }

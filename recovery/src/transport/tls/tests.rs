@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::message::{Body, Fence, Message, Refusal};
 use crate::transport::Link;
-use crate::transport::tcp::{Listener, dial};
+use crate::transport::Listener as _;
+use crate::transport::tcp::{Socket, dial};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const HERE: &str = "127.0.0.1";
@@ -110,7 +111,7 @@ fn message(body: Body) -> Message {
 /// What each end of one connection got: a client that asks and a replica that answers, as the
 /// driver does.
 fn meet(client: &Security, server: &Security) -> (Result<Body, Error>, Result<Body, Error>) {
-    let listener = Listener::bind("127.0.0.1:0", server).unwrap();
+    let listener = Socket::bind("127.0.0.1:0", server).unwrap();
     let address = listener.address().to_string();
     let mut heard = None;
     let serve = || {
@@ -123,7 +124,7 @@ fn meet(client: &Security, server: &Security) -> (Result<Body, Error>, Result<Bo
         drop(link.send(&message(answer)));
         heard = Some(got);
     };
-    let asked = crate::driver::beside("server", serve, || {
+    let asked = seawall_wal::sync::beside("server", serve, || {
         let link = dial(&address, client, PATIENCE)?;
         // OK because the answer says more than a failed question.
         drop(link.send(&message(Body::StatusQuery)));
@@ -266,14 +267,14 @@ fn files_that_are_no_identity_are_named() {
 }
 
 fn pair(authority: &Authority) -> (Link, Link) {
-    let listener = Listener::bind("127.0.0.1:0", &authority.peer()).unwrap();
+    let listener = Socket::bind("127.0.0.1:0", &authority.peer()).unwrap();
     let (address, mut accepted) = (listener.address().to_string(), None);
     let accept = || {
         let link = listener.accept().unwrap().unwrap();
         assert!(link.receive(PATIENCE).unwrap().is_some());
         accepted = Some(link);
     };
-    let client = crate::driver::beside("server", accept, || {
+    let client = seawall_wal::sync::beside("server", accept, || {
         let link = dial(&address, &authority.peer(), PATIENCE).unwrap();
         link.send(&message(Body::Alive)).unwrap();
         link
@@ -303,7 +304,7 @@ fn both_ends_write_while_they_read() {
             );
         }
     };
-    use crate::driver::beside;
+    use seawall_wal::sync::beside;
     beside(
         "a",
         || send(&client),
