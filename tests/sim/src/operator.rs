@@ -1,0 +1,216 @@
+//! What an operator or a control plane does: promotes as D5 says, brings nodes back, assigns.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use seawall_recovery::id::ReplicaId;
+use seawall_recovery::registry::Assignment;
+use seawall_recovery::sender::Endpoint;
+use seawall_recovery::simulated::Node;
+use seawall_recovery::{AckRule, PromiseReport, Refusal, Status, promise_epoch};
+use seawall_snapshot::{Access, Background, Volume};
+use seawall_wal::disk::Disk;
+use seawall_wal::{Clock, Epoch, LineageEntry, Lsn};
+
+use crate::cluster::{Cluster, DIR, Hold, Running, name};
+
+/// What decides between candidates (D5).
+type Rank = (Option<(u64, u64)>, Lsn);
+
+fn rank(entry: Option<LineageEntry>, durable: Lsn) -> Rank {
+    let entry = entry.map(|entry| (entry.epoch.get(), entry.incarnation.get()));
+    (entry, durable)
+}
+
+/// How a promotion ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Promotion {
+    /// The node is primary now.
+    Won,
+    /// Another one holds more and has to be asked.
+    Outranked(Node),
+    /// It did not come about.
+    Failed(String),
+}
+
+/// Makes the node `first` primary, or whoever holds more than it; the caller holds every node that
+/// is down. Gives who it is.
+///
+/// # Errors
+/// Why nobody is.
+pub fn lead(cluster: &Arc<Cluster>, first: Node) -> Result<(Node, Vec<Hold>), String> {
+    let mut holds = Vec::new();
+    let mut node = first;
+    for _ in 0..cluster.nodes() {
+        match promote(cluster, node) {
+            Promotion::Won => return Ok((node, holds)),
+            Promotion::Failed(error) => return Err(error),
+            Promotion::Outranked(better) => {
+                let hold = cluster.hold(better);
+                holds.push(hold.ok_or("somebody else is at the one that holds more")?);
+                node = better;
+            }
+        }
+    }
+    Err("each holds more than the other".into())
+}
+
+/// Makes the replica on `winner` the primary of a new epoch; whoever does not answer is left out.
+pub fn promote(cluster: &Cluster, winner: Node) -> Promotion {
+    let epoch = {
+        let mut state = cluster.state();
+        state.epoch += 1;
+        Epoch::new(state.epoch)
+    };
+    cluster.stop(winner);
+    let promoted = try_to_promote(cluster, winner, epoch);
+    if promoted != Promotion::Won {
+        cluster.tell(&format!("{} is not promoted: {promoted:?}", name(winner)));
+        return match cluster.start_replica(winner) {
+            Ok(()) => promoted,
+            Err(error) => Promotion::Failed(format!("{promoted:?}, and then: {error}")),
+        };
+    }
+    if cluster.mix.ack == AckRule::BestEffort {
+        cluster.history().end_reign_without_promise();
+    }
+    cluster.tell(&format!("{} is promoted to {epoch}", name(winner)));
+    {
+        let mut state = cluster.state();
+        state.reigning = epoch.get();
+        state.last_leader = Some(winner);
+    }
+    match cluster.start_primary(winner) {
+        Ok(()) => Promotion::Won,
+        Err(error) => Promotion::Failed(error),
+    }
+}
+
+fn try_to_promote(cluster: &Cluster, winner: Node, epoch: Epoch) -> Promotion {
+    let (disk, clock) = {
+        let state = cluster.state();
+        let slot = &state.slots[winner as usize];
+        let disk: Arc<dyn Disk> = slot.disk.clone();
+        let clock: Arc<dyn Clock> = slot.clock.clone();
+        (disk, clock)
+    };
+    let dir = Path::new(DIR);
+    let opened = Volume::open_with(&disk, dir, &clock, Access::Maintain, Background::OFF);
+    let volume = match opened {
+        Ok((volume, _)) => volume,
+        Err(error) => return Promotion::Failed(error.to_string()),
+    };
+    let promoted = decide(cluster, winner, epoch, &volume);
+    let promoted = match promoted {
+        Promotion::Won => match volume.promote(epoch) {
+            Ok(()) => Promotion::Won,
+            Err(error) => Promotion::Failed(error.to_string()),
+        },
+        other => other,
+    };
+    match volume.close() {
+        Ok(()) => promoted,
+        Err(error) => Promotion::Failed(error.to_string()),
+    }
+}
+
+fn decide(cluster: &Cluster, winner: Node, epoch: Epoch, volume: &Volume) -> Promotion {
+    if Status::of_volume(volume).needs_rebuild {
+        return Promotion::Failed("it waits for a rebuild".into());
+    }
+    let durable = volume.log().frontiers().durable;
+    let ours = rank(volume.log().lineage().entry_at(durable), durable);
+    let peers: Vec<(Node, String)> = {
+        let state = cluster.state();
+        let slots = (0..).zip(&state.slots);
+        let others = slots.filter(|(node, _)| *node != winner);
+        others
+            .map(|(node, slot)| (node, slot.address.clone()))
+            .collect()
+    };
+    let mut promises = 1;
+    let mut best: Option<(Rank, Node)> = None;
+    for (node, address) in peers {
+        match promise_epoch(&address, epoch, &cluster.security(winner)) {
+            Ok(report) => {
+                promises += 1;
+                let theirs = rank_of(&report);
+                if !report.needs_rebuild && best.is_none_or(|(best, _)| theirs > best) {
+                    best = Some((theirs, node));
+                }
+            }
+            Err(seawall_recovery::Error::Refused {
+                reason: Refusal::EpochTooOld { promised },
+                ..
+            }) => return Promotion::Failed(format!("{} has promised {promised}", name(node))),
+            Err(_silent) => {}
+        }
+    }
+    match best {
+        _ if promises * 2 <= cluster.nodes() => {
+            Promotion::Failed(format!("{promises} of {} promise", cluster.nodes()))
+        }
+        Some((theirs, node)) if theirs > ours => Promotion::Outranked(node),
+        _ => Promotion::Won,
+    }
+}
+
+fn rank_of(report: &PromiseReport) -> Rank {
+    rank(report.last_entry, report.durable)
+}
+
+/// What the leader of `cluster` should have assigned now.
+#[must_use]
+pub fn assignment(cluster: &Cluster, epoch: Epoch) -> Assignment {
+    let state = cluster.state();
+    let slots = (0..).zip(&state.slots);
+    let others = slots.filter(|(node, _)| state.leader != Some(*node));
+    let replicas = others.map(|(node, slot)| {
+        let endpoint = Endpoint {
+            data: slot.address.clone(),
+            control: slot.address.clone(),
+            version: u64::from(slot.moves()),
+        };
+        (ReplicaId::new(&name(node)), endpoint)
+    });
+    Assignment::of(replicas.collect(), epoch)
+}
+
+/// Tells whoever is primary where its replicas are now.
+pub fn reassign(cluster: &Cluster) {
+    let Some((primary, _)) = cluster.primary() else {
+        return;
+    };
+    let epoch = primary.volume().meta().get().epoch;
+    let assigned = primary.assign(&assignment(cluster, epoch));
+    if let Err(error) = assigned {
+        cluster.tell(&format!("an assignment is refused: {error}"));
+    }
+}
+
+/// Brings a node back that the caller holds: whoever was primary last as that, if nobody else may
+/// be, everybody else as a replica.
+///
+/// # Errors
+/// Why it does not start.
+pub fn bring_back(cluster: &Arc<Cluster>, node: Node) -> Result<(), String> {
+    let (leads, superseded, down) = {
+        let state = cluster.state();
+        let slot = &state.slots[node as usize];
+        let down = matches!(slot.running, Running::Nothing);
+        let leads = state.last_leader == Some(node) && state.leader.is_none();
+        (leads, state.epoch > state.reigning, down)
+    };
+    match (down, leads) {
+        (false, false) => Ok(()),
+        (true, false) => cluster.start_replica(node),
+        (true, true) if !superseded => cluster.start_primary(node),
+        // Somebody may have promised a later epoch to one that did not become primary.
+        (_, true) => {
+            if down {
+                cluster.demote(node)?;
+            }
+            lead(cluster, node).map(drop)
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The acceptance lines of the simulator, each between whole nodes, with several seeds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use seawall_recovery::{AckRule, Error, Primary};
+use seawall_sim::cluster::{Cluster, name};
+use seawall_sim::history::{CELL, bytes_of, stamp_of};
+use seawall_sim::operator::{self, Promotion};
+use seawall_sim::{Mix, scene};
+use seawall_snapshot::{Durability, Error as VolumeError};
+use seawall_wal::Lsn;
+use seawall_wal::sync::turns;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn with(ack: AckRule, body: impl Fn(&Arc<Cluster>)) {
+    for seed in 0..5 {
+        let mix = Mix {
+            ack,
+            ..Mix::quiet()
+        };
+        scene(seed, &mix, |cluster| {
+            let (primary, _) = cluster.primary().unwrap();
+            for node in 1..cluster.nodes() {
+                assert!(primary.wait_in_sync(&name(node), Lsn::ZERO, PATIENCE));
+            }
+            drop(primary);
+            body(cluster);
+        });
+    }
+}
+
+fn primary(cluster: &Cluster) -> Arc<Primary> {
+    cluster.primary().expect("somebody is primary").0
+}
+
+/// Writes one cell, as the history knows it.
+fn write(cluster: &Cluster, cell: u64) -> (u64, Result<Lsn, Error>) {
+    let (primary, reign) = cluster.primary().unwrap();
+    let begun = cluster.history().begin(reign, cell..cell + 1, false);
+    let begun = begun.unwrap();
+    let bytes = bytes_of(begun.stamp, 1);
+    let written = primary.write(cell * CELL, &bytes, Durability::Durable);
+    if written.is_ok() {
+        cluster.history().commit(&begun);
+    }
+    (begun.stamp, written)
+}
+
+fn read(cluster: &Cluster, cell: u64) -> u64 {
+    let mut bytes = [0; 512];
+    primary(cluster).read(cell * CELL, &mut bytes).unwrap();
+    stamp_of(&bytes).unwrap()
+}
+
+fn isolate(cluster: &Cluster, node: u32) {
+    for other in 0..cluster.nodes() {
+        cluster.network.block(node, other);
+        cluster.network.block(other, node);
+    }
+}
+
+fn promote(cluster: &Cluster, node: u32) {
+    assert_eq!(operator::promote(cluster, node), Promotion::Won);
+}
+
+/// A former primary comes back as a replica.
+fn return_as_replica(cluster: &Arc<Cluster>, node: u32) {
+    cluster.demote(node).unwrap();
+    operator::bring_back(cluster, node).unwrap();
+}
+
+// A201
+#[test]
+fn a_write_commits_with_the_primary_and_one_and_survives_the_promotion_of_that_one() {
+    with(AckRule::Quorum, |cluster| {
+        isolate(cluster, 2);
+        let (stamp, written) = write(cluster, 7);
+        assert!(written.is_ok(), "{written:?}");
+        cluster.network.open_all();
+        cluster.crash(0, true);
+        promote(cluster, 1);
+        assert_eq!(read(cluster, 7), stamp);
+        return_as_replica(cluster, 0);
+    });
+}
+
+// A202
+#[test]
+fn what_an_isolated_primary_writes_is_not_committed_and_is_absent_on_the_promoted_node() {
+    with(AckRule::Quorum, |cluster| {
+        let (before, written) = write(cluster, 7);
+        assert!(written.is_ok());
+        isolate(cluster, 0);
+        let (lost, written) = write(cluster, 7);
+        assert!(
+            matches!(written, Err(Error::CommitTimeout { .. })),
+            "{written:?}"
+        );
+        cluster.stop(0);
+        promote(cluster, 1);
+        assert_eq!(read(cluster, 7), before);
+        assert!(write(cluster, 8).1.is_ok());
+        cluster.network.open_all();
+        return_as_replica(cluster, 0);
+        assert!(write(cluster, 9).1.is_ok());
+        assert_ne!(read(cluster, 7), lost);
+    });
+}
+
+// A203
+#[test]
+fn a_stopped_replica_holds_a_commit_up_under_all_and_not_under_quorum() {
+    for (ack, commits) in [(AckRule::All, false), (AckRule::Quorum, true)] {
+        with(ack, |cluster| {
+            cluster.stop(2);
+            let (_, written) = write(cluster, 3);
+            assert_eq!(written.is_ok(), commits, "{written:?}");
+        });
+    }
+}
+
+// A204
+#[test]
+fn an_old_primary_changes_nothing_after_a_promotion() {
+    with(AckRule::Quorum, |cluster| {
+        let (before, written) = write(cluster, 7);
+        assert!(written.is_ok());
+        let old = primary(cluster);
+        isolate(cluster, 0);
+        cluster.history().end_reign();
+        promote(cluster, 1);
+        assert!(write(cluster, 8).1.is_ok());
+        let committed = primary(cluster).status().committed;
+        cluster.network.open_all();
+        let stale = old.write(7 * CELL, &bytes_of(u64::MAX, 1), Durability::Durable);
+        assert!(stale.is_err());
+        turns::sleep(Duration::from_secs(20));
+        assert!(matches!(
+            old.write(7 * CELL, &bytes_of(u64::MAX, 1), Durability::Volatile),
+            Err(Error::Deposed { .. })
+        ));
+        assert_eq!(read(cluster, 7), before);
+        assert_eq!(primary(cluster).status().committed, committed);
+        drop(old);
+        cluster.stop(0);
+        return_as_replica(cluster, 0);
+    });
+}
+
+// A205, A206: also with a late acknowledgement, which still counts (D6).
+#[test]
+fn a_barrier_waits_for_what_did_not_arrive_and_a_late_acknowledgement_commits_it() {
+    with(AckRule::All, |cluster| {
+        let (_, first) = write(cluster, 1);
+        let first = first.unwrap();
+        isolate(cluster, 2);
+        let (_, second) = write(cluster, 2);
+        let Err(Error::CommitTimeout { lsn, committed, .. }) = second else {
+            panic!("{second:?}");
+        };
+        assert_eq!((lsn, committed), (first.next(), first));
+        assert_eq!(primary(cluster).status().committed, first.get());
+        cluster.network.open_all();
+        let late = primary(cluster).wait_committed(lsn, PATIENCE);
+        assert_eq!(late.unwrap(), lsn);
+    });
+}
+
+// A211
+#[test]
+fn five_flaps_with_small_gaps_are_five_catch_ups_and_never_a_rebuild() {
+    with(AckRule::Quorum, |cluster| {
+        for flap in 0..5 {
+            cluster.crash(2, flap % 2 == 0);
+            let (_, written) = write(cluster, flap);
+            operator::bring_back(cluster, 2).unwrap();
+            let lsn = written.unwrap();
+            assert!(primary(cluster).wait_in_sync("n2", lsn, PATIENCE));
+        }
+        let records = primary(cluster).recoveries();
+        let of = records.iter().filter(|record| record.replica == "n2");
+        let outcomes: Vec<&str> = of.map(|record| record.outcome.as_str()).collect();
+        assert!(!outcomes.contains(&"rebuild"), "{outcomes:?}");
+        let catch_ups = outcomes.iter().filter(|outcome| **outcome == "catch-up");
+        assert!(catch_ups.count() >= 5, "{outcomes:?}");
+    });
+}
+
+// A212: wherever in its recovery it stops, it ends level; with a fresh session each time.
+#[test]
+fn a_replica_that_stops_in_the_middle_of_a_recovery_goes_on_from_what_it_holds() {
+    for rebuild in [false, true] {
+        with(AckRule::BestEffort, |cluster| {
+            cluster.stop(2);
+            for cell in (0..4096).step_by(64) {
+                assert!(write(cluster, cell).1.is_ok());
+            }
+            if rebuild {
+                let primary = primary(cluster);
+                let head = primary.flush().unwrap();
+                primary.volume().advance_tail(head).unwrap();
+            }
+            for pause in [1, 3, 10, 30] {
+                operator::bring_back(cluster, 2).unwrap();
+                turns::sleep(Duration::from_millis(pause));
+                cluster.crash(2, pause % 2 == 1);
+            }
+            operator::bring_back(cluster, 2).unwrap();
+            let head = primary(cluster).flush().unwrap();
+            assert!(primary(cluster).wait_in_sync("n2", head, PATIENCE));
+            let records = primary(cluster).recoveries();
+            let last = records.iter().rfind(|record| record.replica == "n2");
+            let outcome = last.unwrap().outcome.as_str();
+            let expected = if rebuild { "rebuild" } else { "catch-up" };
+            assert!(outcome == expected || outcome == "zero gap", "{outcome}");
+        });
+    }
+}
+
+// D21: where the state log cannot be written, what follows from it does not come about; with space
+// again all goes on without a restart.
+#[test]
+fn a_session_that_could_not_be_remembered_stands_in_nobodys_way() {
+    with(AckRule::Quorum, |cluster| {
+        cluster.crash(2, true);
+        assert!(write(cluster, 1).1.is_ok());
+        let sim = Arc::clone(cluster.state().slots[0].disk.sim());
+        sim.set_capacity(Some(0));
+        operator::bring_back(cluster, 2).unwrap();
+        turns::sleep(Duration::from_secs(5));
+        sim.set_capacity(None);
+        let (_, written) = write(cluster, 2);
+        let lsn = written.unwrap();
+        assert!(primary(cluster).wait_in_sync("n2", lsn, PATIENCE));
+    });
+}
+
+// L-W1, D21: an error of the disk ends what runs on it, and nothing that was acknowledged goes.
+#[test]
+fn a_primary_whose_sync_failed_acknowledges_nothing_more_until_it_is_started_again() {
+    use seawall_wal::disk::sim::{Effect, Fault};
+    with(AckRule::Quorum, |cluster| {
+        let (kept, written) = write(cluster, 1);
+        assert!(written.is_ok());
+        let sim = Arc::clone(cluster.state().slots[0].disk.sim());
+        let lost = Fault::at(seawall_wal::IoOp::Write, Effect::FailErrno(5)).on("wal/");
+        sim.inject(lost.for_ever());
+        let (_, written) = write(cluster, 2);
+        assert!(written.is_err(), "{written:?}");
+        sim.clear_faults();
+        let (_, written) = write(cluster, 3);
+        assert!(
+            matches!(&written, Err(Error::Volume(VolumeError::Log(_)))),
+            "{written:?}"
+        );
+        cluster.crash(0, false);
+        operator::bring_back(cluster, 0).unwrap();
+        assert!(write(cluster, 4).1.is_ok());
+        assert_eq!(read(cluster, 1), kept);
+    });
+}
