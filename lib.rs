@@ -60,6 +60,9 @@
 
 #![forbid(unsafe_code)]
 
+#[doc = include_str!("GUIDE.md")]
+pub mod guide {}
+
 pub use seawall_recovery as recovery;
 pub use seawall_snapshot as snapshot;
 pub use seawall_wal as wal;

@@ -24,6 +24,9 @@ struct Args {
     /// Runs side by side
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Ends with the first seed that fails
+    #[arg(long)]
+    first: bool,
     /// Nothing goes wrong
     #[arg(long)]
     quiet: bool,
@@ -67,7 +70,7 @@ impl Sum {
 fn main() -> ExitCode {
     let args = Args::parse();
     let next = AtomicU64::new(args.seed);
-    let end = args.seed.saturating_add(args.count);
+    let end = end_of(&args);
     let sum = Mutex::new(Sum::default());
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -78,7 +81,7 @@ fn main() -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    one(&args, seed, &sum);
+                    one(&args, seed, &next, &sum);
                 }
             });
         }
@@ -108,7 +111,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn one(args: &Args, seed: u64, sum: &Mutex<Sum>) {
+fn end_of(args: &Args) -> u64 {
+    args.seed.saturating_add(args.count)
+}
+
+fn one(args: &Args, seed: u64, next: &AtomicU64, sum: &Mutex<Sum>) {
     let mix = match args.quiet {
         true => Mix::quiet(),
         false => Mix::swarm(seed),
@@ -126,6 +133,9 @@ fn one(args: &Args, seed: u64, sum: &Mutex<Sum>) {
     }
     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
     sum.add(&report);
+    if args.first && report.violation.is_some() {
+        next.store(end_of(args), Ordering::Relaxed);
+    }
     if args.story || report.violation.is_some() {
         println!("{}{mix:?}", report.story());
     }

@@ -39,14 +39,14 @@ impl Trouble {
         let kinds = self.cluster.mix.kinds.clone();
         while !self.over.load(Ordering::Relaxed) && !kinds.is_empty() {
             let pause = self.cluster.mix.pause_ms;
-            self.sleep(pause);
+            self.idle(pause);
             self.bring_back_leader();
             let kind = self.rng.pick(&kinds);
             self.make(kind);
         }
     }
 
-    fn sleep(&mut self, most_ms: u64) {
+    fn idle(&mut self, most_ms: u64) {
         turns::sleep(Duration::from_millis(self.rng.below(most_ms + 1)));
     }
 
@@ -179,7 +179,7 @@ impl Trouble {
             return;
         };
         self.cluster.crash(node, power);
-        self.sleep(3000);
+        self.idle(3000);
         self.bring_back(node);
     }
 
@@ -189,7 +189,7 @@ impl Trouble {
         };
         self.keep_image(node);
         self.cluster.crash(node, power);
-        self.sleep(6000);
+        self.idle(6000);
         self.bring_back(node);
     }
 
@@ -209,11 +209,11 @@ impl Trouble {
         for (node, _) in &held {
             self.cluster.crash(*node, true);
         }
-        self.sleep(2000);
+        self.idle(2000);
         for (node, hold) in held {
             self.bring_back(node);
             drop(hold);
-            self.sleep(300);
+            self.idle(300);
         }
     }
 
@@ -269,14 +269,14 @@ impl Trouble {
             1 => self.cluster.crash(old, true),
             _ => self.cluster.stop(old),
         }
-        self.sleep(500);
+        self.idle(500);
         self.succeed(old);
     }
 
     /// Another node follows `old`, which is down, and `old` comes back as its replica.
     fn succeed(&mut self, old: Node) {
         if self.promote_another(old) {
-            self.sleep(5000);
+            self.idle(5000);
             self.come_back_as_replica(old);
         } else {
             self.bring_back(old);
@@ -340,7 +340,7 @@ impl Trouble {
             }
         });
         follows.store(self.promote_another(old), Ordering::Relaxed);
-        self.sleep(4000);
+        self.idle(4000);
         if !follows.load(Ordering::Relaxed) {
             // Its own clients are told nothing of this: it begins anew.
             self.cluster.crash(old, false);
@@ -350,7 +350,7 @@ impl Trouble {
         }
         drop(stale.expect("a thread").join());
         self.isolate(old, false);
-        self.sleep(4000);
+        self.idle(4000);
         match self.rng.chance(8) {
             true => self.cluster.crash(old, true),
             false => self.cluster.stop(old),
@@ -385,7 +385,7 @@ impl Trouble {
         self.cluster.crash(node, true);
         self.tell(node, what);
         self.cluster.give_disk(node, sim);
-        self.sleep(1000);
+        self.idle(1000);
         self.bring_back(node);
     }
 
@@ -407,12 +407,12 @@ impl Trouble {
         if one_way {
             self.tell(from, &format!("cannot be heard by {}", name(to)));
             self.cluster.network.block(from, to);
-            self.sleep(20_000);
+            self.idle(20_000);
             return self.cluster.network.unblock(from, to);
         }
         self.tell(from, "is cut off");
         self.isolate(from, true);
-        self.sleep(20_000);
+        self.idle(20_000);
         self.isolate(from, false);
         self.tell(from, "is reachable again");
     }
@@ -420,7 +420,7 @@ impl Trouble {
     fn weather(&mut self, weather: Weather) {
         self.cluster.tell("a storm begins");
         self.cluster.network.set_weather(weather);
-        self.sleep(8000);
+        self.idle(8000);
         self.cluster.network.set_weather(self.cluster.mix.weather);
         self.cluster.tell("the storm is over");
     }
@@ -430,7 +430,7 @@ impl Trouble {
         self.tell(node, "has a slow disk");
         let disk = Arc::clone(&self.cluster.state().slots[node as usize].disk);
         disk.slow(Duration::from_millis(self.rng.pick(&[1, 10, 100])));
-        self.sleep(5000);
+        self.idle(5000);
         disk.slow(Duration::from_micros(60));
     }
 
@@ -443,7 +443,7 @@ impl Trouble {
         self.tell(node, &format!("gets {fault:?} after {after}"));
         let sim = Arc::clone(self.cluster.state().slots[node as usize].disk.sim());
         sim.inject(fault.after(after));
-        self.sleep(5000);
+        self.idle(5000);
         sim.clear_faults();
         self.restart(node);
     }
@@ -451,7 +451,7 @@ impl Trouble {
     /// What runs on a node whose disk failed is started again.
     fn restart(&mut self, node: Node) {
         self.cluster.crash(node, false);
-        self.sleep(500);
+        self.idle(500);
         self.bring_back(node);
     }
 
@@ -460,7 +460,7 @@ impl Trouble {
         self.tell(node, "has a full disk");
         let sim = Arc::clone(self.cluster.state().slots[node as usize].disk.sim());
         sim.set_capacity(Some(0));
-        self.sleep(6000);
+        self.idle(6000);
         sim.set_capacity(None);
         self.tell(node, "has space again");
     }
@@ -515,7 +515,7 @@ impl Trouble {
         self.cluster.stop(node);
         self.cluster.move_to_new_address(node);
         self.tell(node, "has another address");
-        self.sleep(500);
+        self.idle(500);
         self.bring_back(node);
         operator::reassign(&self.cluster);
     }
