@@ -2,7 +2,6 @@
 //! simulator notices: a check of what checks the engine.
 #![expect(
     clippy::disallowed_methods,
-    clippy::disallowed_types,
     reason = "it copies sources and runs cargo, none of which is the engine's business"
 )]
 
