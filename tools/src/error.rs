@@ -149,6 +149,18 @@ pub enum Error {
         /// Ours.
         ours: Lsn,
     },
+    /// A peer that may not be promoted holds what the ack rule may have counted (D5).
+    #[error(
+        "{peer} waits for a rebuild and holds a newer history, durable through LSN {theirs} where this one has {ours}: what was acknowledged may be there alone; bring the old primary back, or promote {peer} without --peer, or leave {peer} out to give that up"
+    )]
+    MarkedHoldsMore {
+        /// The peer.
+        peer: String,
+        /// Its durable LSN.
+        theirs: Lsn,
+        /// Ours.
+        ours: Lsn,
+    },
     /// A path that cannot be what the command needs.
     #[error("{} {what}; {hint}", path.display())]
     BadPath {

@@ -60,6 +60,7 @@ impl Exit {
             | Error::NoMajority { .. }
             | Error::MarkedForRebuild { .. }
             | Error::Outranked { .. }
+            | Error::MarkedHoldsMore { .. }
             | Error::Node { .. }
             | Error::Interrupted
             | Error::Output(_) => Exit::Failed,

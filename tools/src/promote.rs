@@ -37,7 +37,8 @@ type Rank = (Option<(u64, u64)>, Lsn);
 /// Runs the command.
 ///
 /// # Errors
-/// [`Error::NoMajority`], [`Error::Outranked`], [`Error::MarkedForRebuild`], an epoch that is not
+/// [`Error::NoMajority`], [`Error::Outranked`], [`Error::MarkedHoldsMore`],
+/// [`Error::MarkedForRebuild`], an epoch that is not
 /// above ours.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let epoch = Epoch::new(args.epoch);
@@ -150,18 +151,21 @@ fn own_rank(volume: &Volume) -> Rank {
     )
 }
 
-/// Refuses when a peer that may win holds more.
+/// Refuses when a peer holds more. One that waits for a rebuild may not win, but the ack rule may
+/// have counted it before: where it holds more, its promise proves nothing about what was
+/// acknowledged.
 fn check_rank(reports: &[PromiseReport], ours: Rank) -> Result<(), Error> {
-    let eligible = reports.iter().filter(|report| !report.needs_rebuild);
-    let best = eligible.max_by_key(|report| (entry_rank(report.last_entry), report.durable));
-    match best {
-        Some(peer) if (entry_rank(peer.last_entry), peer.durable) > ours => Err(Error::Outranked {
-            peer: peer.id.clone(),
-            theirs: peer.durable,
-            ours: ours.1,
-        }),
-        _ => Ok(()),
-    }
+    let rank = |report: &&PromiseReport| (entry_rank(report.last_entry), report.durable);
+    let above = reports.iter().filter(|report| rank(report) > ours);
+    // One that may win is the way on, if there is one.
+    let Some(best) = above.max_by_key(|report| (!report.needs_rebuild, rank(report))) else {
+        return Ok(());
+    };
+    let (peer, theirs, ours) = (best.id.clone(), best.durable, ours.1);
+    Err(match best.needs_rebuild {
+        false => Error::Outranked { peer, theirs, ours },
+        true => Error::MarkedHoldsMore { peer, theirs, ours },
+    })
 }
 
 #[cfg(test)]
@@ -194,9 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_waits_for_a_rebuild_may_not_win() {
+    fn a_peer_that_waits_for_a_rebuild_may_not_win_and_what_it_alone_holds_is_not_given_up() {
         let ours = (Some((1, 1)), Lsn::new(100));
-        assert!(check_rank(&[report(2, 500, true)], ours).is_ok());
+        assert!(check_rank(&[report(1, 100, true)], ours).is_ok());
+        assert!(matches!(
+            check_rank(&[report(1, 101, true)], ours),
+            Err(Error::MarkedHoldsMore { theirs, .. }) if theirs == Lsn::new(101)
+        ));
+        let both = [report(1, 500, true), report(1, 101, false)];
+        assert!(matches!(
+            check_rank(&both, ours),
+            Err(Error::Outranked { theirs, .. }) if theirs == Lsn::new(101)
+        ));
     }
 
     #[test]

@@ -129,14 +129,15 @@ fn decide(cluster: &Cluster, winner: Node, epoch: Epoch, volume: &Volume) -> Pro
             .collect()
     };
     let mut promises = 1;
-    let mut best: Option<(Rank, Node)> = None;
+    let mut best: Option<(bool, Rank, Node)> = None;
     for (node, address) in peers {
         match promise_epoch(&address, epoch, &cluster.security(winner)) {
             Ok(report) => {
                 promises += 1;
                 let theirs = rank_of(&report);
-                if !report.needs_rebuild && best.is_none_or(|(best, _)| theirs > best) {
-                    best = Some((theirs, node));
+                // One that waits for a rebuild may not win, but the ack rule may have counted it.
+                if theirs > ours {
+                    best = best.max(Some((!report.needs_rebuild, theirs, node)));
                 }
             }
             Err(seawall_recovery::Error::Refused {
@@ -150,8 +151,11 @@ fn decide(cluster: &Cluster, winner: Node, epoch: Epoch, volume: &Volume) -> Pro
         _ if promises * 2 <= cluster.nodes() => {
             Promotion::Failed(format!("{promises} of {} promise", cluster.nodes()))
         }
-        Some((theirs, node)) if theirs > ours => Promotion::Outranked(node),
-        _ => Promotion::Won,
+        Some((true, _, node)) => Promotion::Outranked(node),
+        Some((false, _, node)) => {
+            Promotion::Failed(format!("{} waits for a rebuild and holds more", name(node)))
+        }
+        None => Promotion::Won,
     }
 }
 

@@ -314,42 +314,43 @@ impl Trouble {
         let promised = self.cluster.mix.ack != seawall_recovery::AckRule::BestEffort;
         let cluster = Arc::clone(&self.cluster);
         let seed = self.rng.next();
-        let won = Arc::new(AtomicBool::new(false));
-        let follows = Arc::clone(&won);
+        let never = Arc::new(AtomicBool::new(false));
+        let forbid = Arc::clone(&never);
         let stale = sync::spawn("stale", move || {
             let (mut rng, mut all) = (Rng::new(seed), Vec::new());
-            for _ in 0..4 {
+            for _ in 0..10 {
                 let cell = rng.below(CELLS);
                 let begun = cluster.history().begin_stale(cell..cell + 1);
                 let bytes = bytes_of(begun.stamp, 1);
                 all.push(begun);
                 let written = primary.write(cell * CELL, &bytes, Durability::Durable);
                 if written.is_ok() && promised {
-                    let text = "a primary that nobody hears committed a write (A202)";
+                    let text = "a primary that is superseded committed a write (A202, A204)";
                     cluster.history().violate(text.into());
                 }
-                turns::sleep(Duration::from_millis(rng.below(500)));
+                turns::sleep(Duration::from_millis(rng.below(1000)));
             }
-            // Until the ack rule covers what the new primary began with, it may still fetch this.
-            let confirmed = || {
-                let primary = cluster.primary();
-                primary.is_some_and(|(primary, _)| primary.confirmed())
-            };
-            if won.load(Ordering::Relaxed) && confirmed() {
+            if forbid.load(Ordering::Relaxed) {
                 all.iter().for_each(|begun| cluster.history().forbid(begun));
             }
         });
-        follows.store(self.promote_another(old), Ordering::Relaxed);
+        let won = self.promote_another(old);
         self.idle(4000);
-        if !follows.load(Ordering::Relaxed) {
+        if !won {
             // Its own clients are told nothing of this: it begins anew.
             self.cluster.crash(old, false);
             drop(stale.expect("a thread").join());
             self.isolate(old, false);
             return self.bring_back(old);
         }
-        drop(stale.expect("a thread").join());
+        // Until the ack rule covers what the new primary began with, it may still fetch the rest.
+        let next = self.cluster.primary();
+        let confirmed = next.is_some_and(|(primary, _)| primary.confirmed());
+        never.store(confirmed, Ordering::Relaxed);
         self.isolate(old, false);
+        if self.rng.chance(8) {
+            drop(stale.expect("a thread").join());
+        }
         self.idle(4000);
         match self.rng.chance(8) {
             true => self.cluster.crash(old, true),
