@@ -1,7 +1,8 @@
 //! The edge of this crate: its only threads and time. It does what the deciding half says.
 //!
-//! A primary has one thread per replica that speaks and one that listens, one for its `ctl` socket
-//! and one for its listening address; a replica has one that accepts, and two per session.
+//! A primary has one thread per replica that speaks and one that listens, one for its `ctl` socket,
+//! one for its listening address and one per question there; a replica has one that accepts, and
+//! two per session.
 
 mod assigning;
 mod attempt;
@@ -10,6 +11,7 @@ mod core;
 mod ending;
 mod pace;
 mod primary;
+mod queries;
 mod rebuild;
 mod receiving;
 mod replica;

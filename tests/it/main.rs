@@ -12,6 +12,8 @@
 
 mod cli;
 mod demo;
+#[cfg(target_os = "linux")]
+mod documents;
 mod harness;
 mod nbd;
 #[cfg(target_os = "linux")]

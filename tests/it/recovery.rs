@@ -1,5 +1,7 @@
 //! Replication between processes and over bad links.
 
 mod control;
+mod kill;
 mod link;
+mod site;
 mod tls;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use seawall_snapshot::{Durability, Volume};
@@ -13,24 +13,22 @@ use seawall_wal::{Clock, Epoch, Lsn};
 use super::assigning::decide;
 use super::attempt::keep_level;
 use super::core::{Extra, Shared};
+use super::queries::{Answer, Queries};
 use super::{AckRule, CtlServer, Threads, serve_ctl};
 use crate::budget::Budget;
 use crate::error::Error;
 use crate::event::Event;
 use crate::id::{ReplicaId, Tick};
-use crate::message::{Body, Message, Refusal};
 use crate::registry::{Assigned, Assignment};
 use crate::sender::{Endpoint, SenderView};
 use crate::session::Phase;
 use crate::status::{ProgressStatus, RecoveryRecord, ReplicaStatus, Status, ThrottleStatus};
 use crate::throttle::ThrottleOptions;
 use crate::transport::tls::Security;
-use crate::transport::{self, Link, Listener, tcp};
+use crate::transport::{self, tcp};
 
 /// How long committed may lag behind our own sync while nobody flushes.
 const LOOK: Duration = Duration::from_millis(100);
-/// Time for a first message on the listening address.
-const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// One replica and where it listens; `ID=ADDR` in text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +128,7 @@ impl Default for PrimaryOptions {
 pub struct Primary {
     shared: Arc<Shared>,
     threads: Threads,
-    listener: Option<Arc<dyn Listener>>,
+    queries: Option<Queries>,
     ctl: Option<CtlServer>,
 }
 
@@ -163,10 +161,12 @@ impl Primary {
         let mut primary = Primary {
             shared,
             threads: Threads::default(),
-            listener,
+            queries: None,
             ctl: None,
         };
         primary.ctl = serve_status(&primary.shared);
+        let answer = answer(&primary.shared);
+        primary.queries = listener.map(|listener| Queries::serve(listener, answer));
         primary.start_threads();
         Ok(primary)
     }
@@ -177,12 +177,6 @@ impl Primary {
             .start("seawall-commit", move || follow_own_sync(&shared));
         let first: Vec<ReplicaId> = self.shared.core().extras.keys().cloned().collect();
         self.keep(first);
-        if let Some(listener) = &self.listener {
-            let (listener, shared) = (Arc::clone(listener), Arc::downgrade(&self.shared));
-            self.threads.start("seawall-listen", move || {
-                answer_queries(&*listener, &shared)
-            });
-        }
     }
 
     /// Applies an assignment of a control plane (1.7): replicas that it lists are kept level from
@@ -232,7 +226,7 @@ impl Primary {
     /// Where it answers status queries, if it was asked to.
     #[must_use]
     pub fn listen_address(&self) -> Option<SocketAddr> {
-        self.listener.as_ref().map(|listener| listener.address())
+        self.queries.as_ref().map(Queries::address)
     }
 
     /// Reads as [`Volume::read`].
@@ -423,9 +417,7 @@ impl Primary {
 impl Drop for Primary {
     fn drop(&mut self) {
         self.shared.stop();
-        if let Some(listener) = &self.listener {
-            listener.close();
-        }
+        drop(self.queries.take());
         self.threads.join();
         drop(self.ctl.take());
         let now = self.shared.now();
@@ -449,49 +441,19 @@ fn follow_own_sync(shared: &Shared) {
     }
 }
 
-/// Without the socket, for a path that is too long for one, the tools read the files (D24).
-fn serve_status(shared: &Arc<Shared>) -> Option<CtlServer> {
+fn answer(shared: &Arc<Shared>) -> Answer {
     let weak = Arc::downgrade(shared);
-    let answer = move || {
+    Arc::new(move || {
         let shared = weak.upgrade();
         shared.map_or_else(String::new, |shared| status(&shared).to_json())
-    };
-    serve_ctl(shared.volume.dir(), Arc::new(answer))
+    })
+}
+
+/// Without the socket, for a path that is too long for one, the tools read the files (D24).
+fn serve_status(shared: &Arc<Shared>) -> Option<CtlServer> {
+    serve_ctl(shared.volume.dir(), answer(shared))
         .inspect_err(|error| tracing::warn!(%error, "no ctl socket"))
         .ok()
-}
-
-/// A primary answers questions and takes no orders.
-fn answer_queries(listener: &dyn Listener, shared: &Weak<Shared>) {
-    loop {
-        let link = match listener.accept() {
-            Ok(Some(link)) => link,
-            Ok(None) => return,
-            Err(error) => return tracing::warn!(%error, "the listening address ended"),
-        };
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
-        if let Err(error) = answer_one(&link, &shared) {
-            tracing::debug!(%error, "a query was not answered");
-        }
-    }
-}
-
-fn answer_one(link: &Link, shared: &Shared) -> Result<(), Error> {
-    let Some(message) = link.receive(FIRST_WORD)? else {
-        return Ok(());
-    };
-    let body = match message.body {
-        Body::StatusQuery => Body::StatusReply {
-            json: status(shared).to_json(),
-        },
-        _ => Body::Refused(Refusal::WrongRole),
-    };
-    link.send(&Message {
-        fence: message.fence,
-        body,
-    })
 }
 
 fn status(shared: &Shared) -> Status {

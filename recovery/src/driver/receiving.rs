@@ -55,7 +55,7 @@ pub(super) fn session(
     let gate = session.take_over(epoch, hello)?;
     let prepared = match shared.volume() {
         Some(open) => Ok((open, false)),
-        None => create(shared, volume, epoch, hello).map(|created| (created, true)),
+        None => create(shared, link, volume, epoch, hello).map(|created| (created, true)),
     };
     drop(gate);
     let result = prepared.and_then(|(open, fresh)| session.run(&open, fresh, hello));
@@ -63,21 +63,31 @@ pub(super) fn session(
     result
 }
 
-/// An empty directory adopts volume id and geometry at its first handshake (D8).
+/// An empty directory adopts volume id and geometry at its first handshake (D8). One that was
+/// created by an earlier handshake and could not be opened then, for lack of space say, is opened.
 fn create(
     shared: &Arc<Shared>,
-    volume: VolumeId,
+    link: &Link,
+    id: VolumeId,
     epoch: Epoch,
     hello: &Hello,
 ) -> Result<Arc<Volume>, Error> {
     let options = CreateOptions {
-        volume: Some(volume),
+        volume: Some(id),
         geometry: hello.geometry,
         role: Role::Replica,
     };
-    Volume::create(&shared.disk, &shared.dir, options)?;
+    if Volume::is_vacant(&shared.disk, &shared.dir)? {
+        Volume::create(&shared.disk, &shared.dir, options)?;
+    }
     let opened = Volume::open(&shared.disk, &shared.dir, &shared.clock, Access::Replica)?;
     let volume = opened.0;
+    let ours = volume.meta().get().volume;
+    if ours != id {
+        shared.adopt(volume)?;
+        return Err(refuse(link, Refusal::OtherVolume { volume: ours }));
+    }
+    receiver::check_shape(&volume, hello).map_err(|reason| refuse(link, reason))?;
     volume
         .meta()
         .update(|meta| meta.epoch = meta.epoch.max(epoch))?;

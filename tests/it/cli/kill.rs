@@ -6,7 +6,7 @@ use super::{arg, create, rounds};
 use crate::harness::{Node, Random, assert_same_file, program, scratch, seawall, write_file};
 
 /// A moment in `(0, whole]`.
-fn moment(random: &mut Random, whole: Duration) -> Duration {
+pub(crate) fn moment(random: &mut Random, whole: Duration) -> Duration {
     let nanoseconds = u64::try_from(whole.as_nanos()).unwrap().max(1);
     Duration::from_nanos(1 + random.below(nanoseconds))
 }

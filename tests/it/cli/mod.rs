@@ -18,6 +18,7 @@ use seawall::snapshot::{Access, Volume};
 use seawall::wal::SystemClock;
 use seawall::wal::disk::{Disk, FileDisk};
 
+pub(crate) use self::kill::moment;
 use crate::harness::{run, seawall, write_file};
 
 /// A path below `dir` as an argument.

@@ -119,6 +119,20 @@ impl Node {
         }
     }
 
+    /// The lines that were heard so far; they are forgotten here.
+    pub(crate) fn take_said(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.said)
+    }
+
+    /// SIGKILL; gives every line that was not taken before.
+    pub(crate) fn last_words(mut self) -> Vec<String> {
+        self.stop();
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            self.said.push(line);
+        }
+        self.take_said()
+    }
+
     /// SIGKILL, and waits until the process is gone.
     pub(crate) fn kill(mut self) {
         self.stop();

@@ -344,8 +344,13 @@ impl Trouble {
             return self.bring_back(old);
         }
         // Until the ack rule covers what the new primary began with, it may still fetch the rest.
-        let next = self.cluster.primary();
-        let confirmed = next.is_some_and(|(primary, _)| primary.confirmed());
+        // Before anything of its epoch is committed, a longer log of the old one may win again.
+        let confirmed = self.cluster.primary().is_some_and(|(primary, _)| {
+            let log = primary.volume().log();
+            let committed = log.frontiers().committed;
+            let last = log.lineage().last();
+            primary.confirmed() && last.is_some_and(|entry| entry.first <= committed)
+        });
         never.store(confirmed, Ordering::Relaxed);
         self.isolate(old, false);
         if self.rng.chance(8) {

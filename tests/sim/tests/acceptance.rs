@@ -10,6 +10,7 @@ use seawall_sim::operator::{self, Promotion};
 use seawall_sim::{Mix, scene};
 use seawall_snapshot::{Durability, Error as VolumeError};
 use seawall_wal::Lsn;
+use seawall_wal::disk::sim::SimDisk;
 use seawall_wal::sync::turns;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -235,6 +236,23 @@ fn a_session_that_could_not_be_remembered_stands_in_nobodys_way() {
         let lsn = written.unwrap();
         assert!(primary(cluster).wait_in_sync("n2", lsn, PATIENCE));
     });
+}
+
+// D8, D21
+#[test]
+fn a_replica_whose_disk_was_full_at_its_first_handshake_takes_the_next_one() {
+    for bytes in (0..1 << 21).step_by(1 << 17) {
+        with(AckRule::BestEffort, |cluster| {
+            let sim = SimDisk::with_capacity(7, bytes);
+            cluster.crash(2, true);
+            cluster.give_disk(2, Arc::clone(&sim));
+            operator::bring_back(cluster, 2).unwrap();
+            let (_, written) = write(cluster, 1);
+            turns::sleep(Duration::from_secs(5));
+            sim.set_capacity(None);
+            assert!(primary(cluster).wait_in_sync("n2", written.unwrap(), PATIENCE));
+        });
+    }
 }
 
 // L-W1, D21: an error of the disk ends what runs on it, and nothing that was acknowledged goes.

@@ -1,6 +1,10 @@
 //! What a restart may and may not change, who waits for whom, and what status says.
 
+use super::super::queries::CONNECTIONS_MAX;
+use super::super::{ANSWER, ask};
 use super::*;
+use crate::message::{Body, Fence};
+use crate::transport::{self, Link};
 
 // D1, D13
 #[test]
@@ -199,6 +203,49 @@ fn a_replica_whose_creation_was_cut_off_starts_over_and_nothing_else_is_cleared(
     replica.shutdown().unwrap();
     let names = list(lab.disk.as_ref(), &home).unwrap();
     assert!(!names.iter().any(|name| name == "creating"), "{names:?}");
+}
+
+#[test]
+fn a_peer_that_connects_and_says_nothing_keeps_no_other_from_being_answered() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let listening = PrimaryOptions {
+        listen: Some("127.0.0.1:0".into()),
+        ..options(&[])
+    };
+    let served = lab.serve("p", listening);
+    let address = served.primary.listen_address().unwrap().to_string();
+    let connect = || transport::dial(&address, &Security::Loopback, ANSWER).unwrap();
+    let silent: Vec<Link> = (0..CONNECTIONS_MAX - 1).map(|_| connect()).collect();
+    query_status(&address, &Security::Loopback).unwrap();
+    // They were waited for all the while; what one of them asks late is answered.
+    let late = ask(&silent[0], Fence::default(), Body::StatusQuery).unwrap();
+    assert!(matches!(late, Body::StatusReply { .. }), "{late:?}");
+    // Nobody is waited for when the primary stops.
+    served.stop();
+    for link in &silent[1..] {
+        let ended = link.receive(ANSWER);
+        assert!(matches!(ended, Err(Error::Closed { .. })), "{ended:?}");
+    }
+}
+
+#[test]
+fn connections_above_the_limit_are_closed_at_once() {
+    let lab = Lab::new();
+    lab.create("p", 4 * MIB);
+    let listening = PrimaryOptions {
+        listen: Some("127.0.0.1:0".into()),
+        ..options(&[])
+    };
+    let served = lab.serve("p", listening);
+    let address = served.primary.listen_address().unwrap().to_string();
+    let connect = || transport::dial(&address, &Security::Loopback, ANSWER).unwrap();
+    let silent: Vec<Link> = (0..CONNECTIONS_MAX).map(|_| connect()).collect();
+    let ended = connect().receive(ANSWER);
+    assert!(matches!(ended, Err(Error::Closed { .. })), "{ended:?}");
+    let first = ask(&silent[0], Fence::default(), Body::StatusQuery).unwrap();
+    assert!(matches!(first, Body::StatusReply { .. }), "{first:?}");
+    served.stop();
 }
 
 // D24
