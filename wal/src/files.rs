@@ -41,7 +41,11 @@ impl Place<'_> {
         for some in all.chunks(OPEN_MAX) {
             for (slot, file) in self.open_synced(some)? {
                 slots.used.insert(slot);
-                let Some(generation) = self.generation_of(&file)? else {
+                let Some(generation) = self.generation_believed(&file)? else {
+                    if self.doubts_cache() {
+                        // Its size may be one that no device has: the next life writes it anew.
+                        file.set_length(0)?;
+                    }
                     slots.spare.push(slot);
                     continue;
                 };
@@ -55,6 +59,24 @@ impl Place<'_> {
             disk::sync_dir(self.disk.as_ref(), self.dir)?;
         }
         Ok((files, slots))
+    }
+
+    /// Whether the page cache may show what no device will ever have (L-W1): before a clean close
+    /// no sync failed.
+    fn doubts_cache(&self) -> bool {
+        self.writable && self.meta.clean_close.is_none()
+    }
+
+    /// A header that only the page cache has gives nobody a life: what is appended behind it would
+    /// go with it at the next power cut.
+    fn generation_believed(&self, file: &File) -> Result<Option<u64>, Error> {
+        match self.doubts_cache() {
+            true => {
+                let medium = File::open_direct(self.disk, file.path(), OpenMode::Read)?;
+                self.generation_of(&medium)
+            }
+            false => self.generation_of(file),
+        }
     }
 
     /// Generation of a file of this log. A file of another volume is refused by name; one of an
@@ -85,7 +107,7 @@ impl Place<'_> {
     /// to every later process (L-W1). Before a clean close none failed, and an inspection believes
     /// what its owner's readers see.
     pub(crate) fn believable(&self, file: &SegmentFile) -> Result<Arc<File>, Error> {
-        match self.writable && self.meta.clean_close.is_none() {
+        match self.doubts_cache() {
             true => file.medium().map(Arc::new),
             false => file.reader(),
         }

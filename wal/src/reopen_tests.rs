@@ -35,6 +35,37 @@ fn a_reopen_after_a_failed_sync_believes_the_medium_and_not_the_page_cache() {
     }
 }
 
+// Found by the simulator, seeds 10225 and 16162.
+#[test]
+fn a_segment_whose_preparation_only_the_page_cache_has_takes_no_frames_after_a_reopen() {
+    // L-W1, L-W2, W8: header and size of the segment are in the page cache of the next process, and
+    // what it appends there goes with them at the next power cut.
+    let mut lost = 0;
+    for skipped in 0..4 {
+        let sim = create(48 << 10);
+        let (log, _) = open(&sim);
+        let fault = Fault::at(IoOp::Sync, Effect::LoseUnsynced);
+        sim.inject(fault.on(".seg").after(skipped));
+        let acknowledged = log.append(vec![change(1)]).and_then(Ticket::wait).is_ok();
+        while log.step().unwrap_or(false) {}
+        lost += usize::from(sim.faults_left() == 0);
+        drop(log);
+
+        let killed = sim.crash_keep_all();
+        let (log, report) = open(&killed);
+        let first = log.frontiers().head;
+        assert!(!acknowledged || first == Lsn::new(1), "{report:?}");
+        // Into the next segments, too.
+        let more: Vec<u8> = (2..20).collect();
+        append(&log, &more);
+        drop(log);
+        let (log, report) = open(&killed.crash_lose_all());
+        let head = log.frontiers().head;
+        assert_eq!(stamps(&log, first.get(), head.get()), more, "{report:?}");
+    }
+    assert!(lost > 0, "no preparation failed");
+}
+
 #[test]
 fn a_frame_torn_in_its_padding_is_damage_for_ever() {
     // A frame without payload is whole in its first sector. What the others of its page held in an
