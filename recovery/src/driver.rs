@@ -26,11 +26,11 @@ pub use primary::{Primary, PrimaryOptions, ReplicaAddress};
 pub use replica::{Replica, ReplicaOptions};
 pub use storage::history_of;
 
-use seawall_wal::sync::{self, JoinHandle, Mutex};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use seawall_wal::sync::{self, JoinHandle, Mutex};
 use seawall_wal::{Epoch, LineageEntry, Lsn, VolumeId};
 
 pub use crate::ack::AckRule;

@@ -1,10 +1,10 @@
 //! From an outcome to the pins it needs and the work to do. Nothing here takes a pin: the planner
 //! asks [`Storage`] for it.
 
-use seawall_wal::sync::{Mutex, MutexGuard};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
+use seawall_wal::sync::{Mutex, MutexGuard};
 use seawall_wal::{Lsn, LsnRange};
 
 use crate::failure::{Disposition, Failure};

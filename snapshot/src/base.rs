@@ -1,9 +1,9 @@
 //! Views: the image at a checkpoint, or the image overlaid with the log through a target (D10).
 
-use seawall_wal::sync::Mutex;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
+use seawall_wal::sync::Mutex;
 use seawall_wal::{
     BlockSize, Geometry, Log, Lsn, PinBreak, PinBudget, PinHolder, PinKind, PinRequest, WalPin,
 };

@@ -1,10 +1,10 @@
 //! The only thread of the crate: checkpoint and reclaim when the log has grown past a watermark
 //! (D22).
 
-use seawall_wal::sync::{self, Condvar, JoinHandle, Mutex};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use seawall_wal::sync::{self, Condvar, JoinHandle, Mutex};
 use seawall_wal::{Geometry, Lsn, SegmentInfo};
 
 use crate::error::Error;

@@ -128,8 +128,9 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use seawall_wal::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::sync::PoisonError;
+
+use seawall_wal::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use base::{BasePin, SnapshotPin, StateView, View};
 pub use edge::Background;

@@ -1,11 +1,11 @@
 //! Creating and opening a volume.
 
-use seawall_wal::sync::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use seawall_wal::disk::{Disk, File, OpenMode, list, make_dir, remove, sync_dir};
+use seawall_wal::sync::Mutex;
 use seawall_wal::{
     Clock, Epoch, Geometry, IoOp, Log, LogId, LogMode, LsnRange, Meta, MetaContents, ReplayReport,
     Role, VolumeId,

@@ -10,9 +10,10 @@
 //! that has nothing it may capture, stops no writer (D21). The log then grows until its own disk is
 //! full and says so.
 
-use seawall_wal::sync::{Condvar, Mutex};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use seawall_wal::sync::{Condvar, Mutex};
 
 use crate::lock;
 

@@ -9,13 +9,13 @@
 
 mod keeper;
 
-use seawall_wal::sync::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use seawall_wal::disk::{Disk, File, OpenMode, remove};
+use seawall_wal::sync::{Mutex, RwLock};
 use seawall_wal::{Lba, Log, Lsn, PinBreak};
 
 use self::keeper::Keeper;

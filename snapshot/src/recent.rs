@@ -3,11 +3,11 @@
 //! Without it every capture reads back from the disk what was written to it a moment ago, and those
 //! who write meanwhile wait for these reads.
 
-use seawall_wal::sync::Mutex;
 use std::collections::BTreeMap;
 
 use seawall_wal::Lsn;
 use seawall_wal::disk::{Buffer, Bytes};
+use seawall_wal::sync::Mutex;
 
 use crate::{lock, to_usize};
 

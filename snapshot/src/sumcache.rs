@@ -3,9 +3,10 @@
 //! The cache holds what the file holds, or what a checkpoint is about to write there. While one
 //! writes, pages that it does not hold are read and not kept: they may be old or new.
 
-use seawall_wal::sync::Mutex;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use seawall_wal::sync::Mutex;
 
 use crate::sumpage::PAGE_BYTES;
 use crate::{lock, to_usize};

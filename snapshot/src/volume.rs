@@ -1,11 +1,11 @@
 //! Volume: log plus image. Write, read, flush, trim, state at an LSN, checkpoint, advance_tail.
 
-use seawall_wal::sync::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use seawall_wal::disk::{Bytes, Disk, File};
+use seawall_wal::sync::Mutex;
 use seawall_wal::{
     Clock, Epoch, Geometry, Log, Lsn, LsnRange, Meta, PinBudget, PinInfo, Record, ReplayReport,
     Role, Ticket,

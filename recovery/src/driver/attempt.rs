@@ -1,10 +1,10 @@
 //! One attempt to bring one replica level: dial, shake hands, carry out the plan, stream.
 
-use seawall_wal::sync::beside;
-use seawall_wal::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use seawall_snapshot::{Error as VolumeError, StateView};
+use seawall_wal::sync::beside;
+use seawall_wal::sync::mpsc::{Receiver, sync_channel};
 use seawall_wal::{Lsn, LsnRange};
 
 use super::conversation::{Conversation, INBOX_MAX};

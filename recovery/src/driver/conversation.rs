@@ -3,12 +3,12 @@
 //! One thread listens, another speaks. The listener answers for liveness in both directions: it
 //! notices silence, and it says that we are alive while the speaker is busy elsewhere.
 
-use seawall_wal::sync::Mutex;
-use seawall_wal::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use seawall_wal::sync::Mutex;
+use seawall_wal::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use seawall_wal::{Clock, Lsn};
 
 use crate::error::Error;

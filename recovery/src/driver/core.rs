@@ -1,12 +1,12 @@
 //! What the threads of a primary share: the deciding half behind one lock, and the volume.
 
-use seawall_wal::sync::{Condvar, Mutex, MutexGuard, RwLock};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use seawall_snapshot::Volume;
+use seawall_wal::sync::{Condvar, Mutex, MutexGuard, RwLock};
 use seawall_wal::{Clock, Epoch, Lsn};
 
 use super::primary::PrimaryOptions;

@@ -1,13 +1,13 @@
 //! One session of a primary at the replica: takes the place of an older one, applies, acknowledges.
 
-use seawall_wal::sync::MutexGuard;
-use seawall_wal::sync::beside;
-use seawall_wal::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use seawall_snapshot::{Access, CreateOptions, Error as VolumeError, Volume};
+use seawall_wal::sync::MutexGuard;
+use seawall_wal::sync::beside;
+use seawall_wal::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, SyncSender, sync_channel};
 use seawall_wal::{Epoch, Error as LogError, LsnRange, Role, Ticket, VolumeId};
 
 use super::conversation::{ALIVE_AFTER, Batch, LOOK, Life, SILENCE};

@@ -1,6 +1,5 @@
 //! A replica daemon: accepts its primary, receives, acknowledges.
 
-use seawall_wal::sync::{Condvar, Mutex, MutexGuard, RwLock};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use seawall_snapshot::{Access, Volume};
 use seawall_wal::disk::Disk;
+use seawall_wal::sync::{Condvar, Mutex, MutexGuard, RwLock};
 use seawall_wal::{Clock, Epoch};
 
 use super::receiving::session;
