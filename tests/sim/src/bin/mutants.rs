@@ -28,6 +28,9 @@ struct Args {
     only: String,
 }
 
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const MUTANTS: &str = include_str!("../../mutants.txt");
+
 struct Mutant {
     name: String,
     path: PathBuf,
@@ -73,10 +76,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = package.join("../..").canonicalize()?;
+    let root = Path::new(ROOT).canonicalize()?;
     let scratch = root.join("target/mutants");
-    let mutants = parse(&fs::read_to_string(package.join("mutants.txt"))?)?;
+    let mutants = parse(MUTANTS)?;
     copy(&root, &scratch)?;
     let mut unnoticed = 0;
     for mutant in mutants
@@ -138,4 +140,13 @@ fn run(scratch: &Path, args: &Args) -> Result<Option<String>> {
         (Some(seed), Some(violation)) => format!("{seed}, {}", &violation["violation: ".len()..]),
         _ => format!("ends with {}", ran.status),
     }))
+}
+
+#[test]
+fn every_mutant_finds_its_place_in_the_engine_once() {
+    for mutant in parse(MUTANTS).unwrap() {
+        let text = fs::read_to_string(Path::new(ROOT).join(&mutant.path)).unwrap();
+        assert_eq!(text.matches(&mutant.old).count(), 1, "{}", mutant.name);
+        assert_ne!(mutant.old, mutant.new, "{}", mutant.name);
+    }
 }
