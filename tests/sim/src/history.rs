@@ -57,6 +57,8 @@ pub struct History {
     stamps: Stamp,
     acknowledged: u64,
     forbidden: BTreeSet<Stamp>,
+    /// What a primary of an earlier reign still acknowledges is no promise.
+    void_before: Reign,
     /// What was found that cannot be explained.
     violations: Vec<String>,
     /// Writes acknowledged, committed, and cells read.
@@ -81,6 +83,7 @@ impl History {
             stamps: 0,
             acknowledged: 0,
             forbidden: BTreeSet::new(),
+            void_before: 0,
             violations: Vec::new(),
             counts: [0; 3],
         }
@@ -125,6 +128,7 @@ impl History {
             cell.committed = 0;
         }
         self.end_reign();
+        self.void_before = self.reign;
     }
 
     /// A write to the primary of `reign` begins: with a new stamp, or with zeroes. `None` when that
@@ -183,6 +187,9 @@ impl History {
 
     /// A write was acknowledged as committed.
     pub fn commit(&mut self, begun: &Begun) {
+        if begun.reign < self.void_before {
+            return;
+        }
         self.acknowledge(begun);
         self.counts[1] += 1;
         let stale = begun.reign != self.reign;
