@@ -144,19 +144,11 @@ fn attempt(shared: &Shared, aim: &Aim) -> Result<Next, Error> {
 /// Begins a session; one that began and could not be remembered (D8) is ended again, or it would
 /// stand in the way of every later one.
 fn begin_session(shared: &Shared, aim: &Aim, kind: Kind) -> Result<SessionId, Error> {
-    let mut begun = None;
-    let kept = shared.change(|core, now| {
-        begun = Some(begin(shared, core, aim, kind, now)?);
-        Ok(())
-    });
-    match (begun, kept) {
-        (Some(session), Ok(())) => Ok(session),
-        (Some(session), Err(error)) => {
-            conclude(shared, &aim.replica, session, &error);
-            Err(error)
-        }
-        (None, kept) => Err(kept.expect_err("nothing began")),
+    let (session, kept) = shared.change_first(|core, now| begin(shared, core, aim, kind, now))?;
+    if let Err(error) = &kept {
+        conclude(shared, &aim.replica, session, error);
     }
+    kept.map(|()| session)
 }
 
 /// Begins the session that an assignment asked for, or one of our own.

@@ -285,15 +285,28 @@ impl Shared {
         &self,
         take: impl FnOnce(&mut Core, Tick) -> Result<R, Error>,
     ) -> Result<R, Error> {
+        let (taken, kept) = self.change_first(take)?;
+        kept.map(|()| taken)
+    }
+
+    /// As [`Shared::change`], for a step that has to be followed up although what follows from it
+    /// could not be made durable: gives what was taken, and beside it whether it was kept. An error
+    /// of its own means that nothing was taken.
+    pub(super) fn change_first<R>(
+        &self,
+        take: impl FnOnce(&mut Core, Tick) -> Result<R, Error>,
+    ) -> Result<(R, Result<(), Error>), Error> {
         let mut core = self.core();
         let result = take(&mut core, self.now());
         let kept = core.keep(self.clock.unix_ns());
         let committed = self.advance(&mut core);
         drop(core);
         self.changed.notify_all();
-        kept?;
-        committed?;
-        result
+        let kept = kept.and(committed.map(drop));
+        match result {
+            Ok(taken) => Ok((taken, kept)),
+            Err(refused) => Err(kept.err().unwrap_or(refused)),
+        }
     }
 
     /// Moves committed as far as our own sync and the ack rule allow.

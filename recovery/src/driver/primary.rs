@@ -189,17 +189,10 @@ impl Primary {
     /// version could not be made durable.
     pub fn assign(&self, assignment: &Assignment) -> Result<Assigned, Error> {
         let shared = &self.shared;
-        let mut assigned = None;
-        let kept = shared.change(|core, now| {
-            assigned = Some(core.assign(assignment, now)?);
-            Ok(())
-        });
+        let (assigned, kept) = shared.change_first(|core, now| core.assign(assignment, now))?;
         // It took effect, whether or not all that follows from it could be remembered.
-        if let Some(assigned) = &assigned {
-            self.keep(assigned.added.clone());
-        }
-        kept?;
-        Ok(assigned.expect("what was refused is an error"))
+        self.keep(assigned.added.clone());
+        kept.map(|()| assigned)
     }
 
     /// Starts a thread for each of these replicas.

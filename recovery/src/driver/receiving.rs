@@ -36,6 +36,15 @@ fn refuse(link: &Link, reason: Refusal) -> Error {
     }
 }
 
+/// Refuses a primary of another volume, or of another shape of it.
+fn check_volume(link: &Link, volume: &Volume, id: VolumeId, hello: &Hello) -> Result<(), Error> {
+    let ours = volume.meta().get().volume;
+    if ours != id {
+        return Err(refuse(link, Refusal::OtherVolume { volume: ours }));
+    }
+    receiver::check_shape(volume, hello).map_err(|reason| refuse(link, reason))
+}
+
 /// Runs the session that `hello` opens, to its end.
 pub(super) fn session(
     shared: &Arc<Shared>,
@@ -82,17 +91,14 @@ fn create(
     }
     let opened = Volume::open(&shared.disk, &shared.dir, &shared.clock, Access::Replica)?;
     let volume = opened.0;
-    let ours = volume.meta().get().volume;
-    if ours != id {
-        shared.adopt(volume)?;
-        return Err(refuse(link, Refusal::OtherVolume { volume: ours }));
+    let ours = check_volume(link, &volume, id, hello);
+    if ours.is_ok() {
+        volume
+            .meta()
+            .update(|meta| meta.epoch = meta.epoch.max(epoch))?;
     }
-    receiver::check_shape(&volume, hello).map_err(|reason| refuse(link, reason))?;
-    volume
-        .meta()
-        .update(|meta| meta.epoch = meta.epoch.max(epoch))?;
     shared.adopt(Arc::clone(&volume))?;
-    Ok(volume)
+    ours.map(|()| volume)
 }
 
 impl Session<'_> {
@@ -107,11 +113,7 @@ impl Session<'_> {
         self.check_epoch(&gate, epoch)?;
         if let (Some(volume), Some(theirs)) = (self.shared.volume(), self.fence.volume) {
             // Before anything changes: another volume moves nothing here, not even the epoch.
-            let ours = volume.meta().get().volume;
-            if ours != theirs {
-                return Err(refuse(self.link, Refusal::OtherVolume { volume: ours }));
-            }
-            receiver::check_shape(&volume, hello).map_err(|reason| refuse(self.link, reason))?;
+            check_volume(self.link, &volume, theirs, hello)?;
         }
         if let Some(old) = gate.current.take() {
             old.link.close();

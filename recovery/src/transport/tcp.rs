@@ -66,10 +66,9 @@ pub(crate) fn resolve(text: &str, security: &Security) -> Result<SocketAddr, Err
 /// Dials `text`; under TLS the peer is known when this returns.
 pub(crate) fn dial(text: &str, security: &Security, timeout: Duration) -> Result<Link, Error> {
     let address = resolve(text, security)?;
-    let tls = match security {
-        Security::Tls(identity) => Some(Session::dialled(identity, text)?),
-        _ => None,
-    };
+    let identity = security.identity();
+    let tls = identity.map(|identity| Session::dialled(identity, text));
+    let tls = tls.transpose()?;
     let stream = TcpStream::connect_timeout(&address, timeout)
         .map_err(|source| Error::socket("connect to", text, source))?;
     let transport = TcpTransport::new(stream, text, tls)?;
@@ -376,11 +375,9 @@ impl Socket {
 
     /// Under TLS the peer is unknown until its first message is received: nobody waits for it here.
     fn accepted(&self, stream: TcpStream, peer: &str) -> Result<TcpTransport, Error> {
-        let tls = match &self.security {
-            Security::Tls(identity) => Some(Session::accepted(identity, peer)?),
-            _ => None,
-        };
-        TcpTransport::new(stream, peer, tls)
+        let identity = self.security.identity();
+        let tls = identity.map(|identity| Session::accepted(identity, peer));
+        TcpTransport::new(stream, peer, tls.transpose()?)
     }
 }
 

@@ -62,6 +62,16 @@ pub struct Identity {
 }
 
 impl Security {
+    /// What TLS is spoken with, where it is.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        match self {
+            Security::Tls(identity) => Some(identity),
+            Security::Loopback | Security::InsecurePlaintext => None,
+            #[cfg(feature = "turns")]
+            Security::Simulated(_) => None,
+        }
+    }
+
     /// TLS with the identity in `files`.
     ///
     /// # Errors

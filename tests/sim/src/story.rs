@@ -61,14 +61,17 @@ impl Report {
     }
 }
 
+fn pace(mix: &Mix) -> turns::Pace {
+    turns::Pace {
+        preemptions: mix.preemptions,
+        ..turns::Pace::default()
+    }
+}
+
 /// Runs the cluster of `seed` through what `mix` allows.
 #[must_use]
 pub fn run(seed: u64, mix: &Mix) -> Report {
-    let pace = turns::Pace {
-        preemptions: mix.preemptions,
-        ..turns::Pace::default()
-    };
-    let (report, outcome) = turns::run(seed, pace, || play(seed, mix.clone()));
+    let (report, outcome) = turns::run(seed, pace(mix), || play(seed, mix.clone()));
     let mut report = report;
     report.trace = outcome.trace;
     report.turns = outcome.turns;
@@ -90,11 +93,7 @@ pub fn run(seed: u64, mix: &Mix) -> Report {
 /// # Panics
 /// With the story, when the cluster does not become whole.
 pub fn scene(seed: u64, mix: &Mix, body: impl FnOnce(&Arc<Cluster>)) {
-    let pace = turns::Pace {
-        preemptions: mix.preemptions,
-        ..turns::Pace::default()
-    };
-    let (cluster, outcome) = turns::run(seed, pace, || {
+    let (cluster, outcome) = turns::run(seed, pace(mix), || {
         let cluster = Cluster::new(mix.clone());
         body(&cluster);
         finish(&cluster);
@@ -103,7 +102,9 @@ pub fn scene(seed: u64, mix: &Mix, body: impl FnOnce(&Arc<Cluster>)) {
     let told = cluster.told().join("\n");
     let violation = cluster.history().violation().map(str::to_owned);
     assert_eq!(violation, None, "seed {seed}\n{told}");
-    assert_eq!(outcome.left, Vec::<String>::new(), "seed {seed}\n{told}");
+    for of in [outcome.left, outcome.panics] {
+        assert_eq!(of, Vec::<String>::new(), "seed {seed}\n{told}");
+    }
 }
 
 fn play(seed: u64, mix: Mix) -> Report {

@@ -249,19 +249,22 @@ impl Trouble {
         self.cluster.state().last_leader != Some(old)
     }
 
-    /// The right to change who leads, or to lose what somebody holds, and not both at a time.
-    fn hold_succession(&self) -> Option<Hold> {
-        self.cluster.hold(Node::MAX)
+    /// The right to change who leads, or to lose what somebody holds, and not both at a time: about
+    /// the node that `choose` gives, if everybody else holds all that it ever made durable.
+    fn hold_alone(
+        &mut self,
+        choose: impl FnOnce(&mut Trouble) -> Option<(Node, Hold)>,
+    ) -> Option<(Node, [Hold; 2])> {
+        let alone = self.cluster.hold(Node::MAX)?;
+        let (node, hold) = choose(self)?;
+        self.is_sound_without(node).then_some((node, [hold, alone]))
     }
 
     fn fail_over(&mut self) {
-        let Some(_one) = self.hold_succession() else {
+        let Some((old, _holds)) = self.hold_alone(|trouble| trouble.hold_leader()) else {
             return;
         };
-        let Some((old, _hold)) = self.hold_leader() else {
-            return;
-        };
-        if !self.is_sound_without(old) || self.cluster.nodes() < 3 {
+        if self.cluster.nodes() < 3 {
             return;
         }
         match self.rng.below(3) {
@@ -292,13 +295,10 @@ impl Trouble {
     }
 
     fn usurp(&mut self) {
-        let Some(_one) = self.hold_succession() else {
+        let Some((old, _holds)) = self.hold_alone(|trouble| trouble.hold_leader()) else {
             return;
         };
-        let Some((old, _hold)) = self.hold_leader() else {
-            return;
-        };
-        if !self.is_sound_without(old) || self.cluster.nodes() < 3 {
+        if self.cluster.nodes() < 3 {
             return;
         }
         let Some((primary, _)) = self.cluster.primary() else {
@@ -370,15 +370,9 @@ impl Trouble {
         what: &str,
         disk: impl FnOnce(&Cluster, Node) -> Option<Arc<SimDisk>>,
     ) {
-        let Some(_one) = self.hold_succession() else {
+        let Some((node, _holds)) = self.hold_alone(Trouble::hold_replica) else {
             return;
         };
-        let Some((node, _hold)) = self.hold_replica() else {
-            return;
-        };
-        if !self.is_sound_without(node) {
-            return;
-        }
         let Some(sim) = disk(&self.cluster, node) else {
             return;
         };
@@ -472,15 +466,9 @@ impl Trouble {
     }
 
     fn rot(&mut self) {
-        let Some(_one) = self.hold_succession() else {
+        let Some((node, _holds)) = self.hold_alone(Trouble::hold_replica) else {
             return;
         };
-        let Some((node, _hold)) = self.hold_replica() else {
-            return;
-        };
-        if !self.is_sound_without(node) {
-            return;
-        }
         let sim = {
             let mut state = self.cluster.state();
             let slot = &mut state.slots[node as usize];

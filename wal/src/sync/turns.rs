@@ -95,18 +95,6 @@ pub fn calm<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Names of the threads that have not ended, the caller's left out.
-#[must_use]
-pub fn others() -> Vec<String> {
-    here().map_or_else(Vec::new, |(world, me)| world.others(me))
-}
-
-/// What threads of this world panicked with so far.
-#[must_use]
-pub fn panics() -> Vec<String> {
-    here().map_or_else(Vec::new, |(world, _)| world.panics())
-}
-
 /// Makes a thread that is about to be started one of this world.
 pub(crate) fn enrol<'a>(
     name: &str,

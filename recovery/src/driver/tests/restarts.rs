@@ -205,18 +205,31 @@ fn a_replica_whose_creation_was_cut_off_starts_over_and_nothing_else_is_cleared(
     assert!(!names.iter().any(|name| name == "creating"), "{names:?}");
 }
 
+impl Lab {
+    /// A primary without replicas that answers questions, and where.
+    fn listening(&self) -> (Served, String) {
+        self.create("p", 4 * MIB);
+        let listening = PrimaryOptions {
+            listen: Some("127.0.0.1:0".into()),
+            ..options(&[])
+        };
+        let served = self.serve("p", listening);
+        let address = served.primary.listen_address().unwrap().to_string();
+        (served, address)
+    }
+}
+
+/// Connections that say nothing yet.
+fn silent(address: &str, count: usize) -> Vec<Link> {
+    let connect = |_| transport::dial(address, &Security::Loopback, ANSWER).unwrap();
+    (0..count).map(connect).collect()
+}
+
 #[test]
 fn a_peer_that_connects_and_says_nothing_keeps_no_other_from_being_answered() {
     let lab = Lab::new();
-    lab.create("p", 4 * MIB);
-    let listening = PrimaryOptions {
-        listen: Some("127.0.0.1:0".into()),
-        ..options(&[])
-    };
-    let served = lab.serve("p", listening);
-    let address = served.primary.listen_address().unwrap().to_string();
-    let connect = || transport::dial(&address, &Security::Loopback, ANSWER).unwrap();
-    let silent: Vec<Link> = (0..CONNECTIONS_MAX - 1).map(|_| connect()).collect();
+    let (served, address) = lab.listening();
+    let silent = silent(&address, CONNECTIONS_MAX - 1);
     query_status(&address, &Security::Loopback).unwrap();
     // They were waited for all the while; what one of them asks late is answered.
     let late = ask(&silent[0], Fence::default(), Body::StatusQuery).unwrap();
@@ -232,18 +245,11 @@ fn a_peer_that_connects_and_says_nothing_keeps_no_other_from_being_answered() {
 #[test]
 fn connections_above_the_limit_are_closed_at_once() {
     let lab = Lab::new();
-    lab.create("p", 4 * MIB);
-    let listening = PrimaryOptions {
-        listen: Some("127.0.0.1:0".into()),
-        ..options(&[])
-    };
-    let served = lab.serve("p", listening);
-    let address = served.primary.listen_address().unwrap().to_string();
-    let connect = || transport::dial(&address, &Security::Loopback, ANSWER).unwrap();
-    let silent: Vec<Link> = (0..CONNECTIONS_MAX).map(|_| connect()).collect();
-    let ended = connect().receive(ANSWER);
+    let (served, address) = lab.listening();
+    let silent_ones = silent(&address, CONNECTIONS_MAX);
+    let ended = silent(&address, 1)[0].receive(ANSWER);
     assert!(matches!(ended, Err(Error::Closed { .. })), "{ended:?}");
-    let first = ask(&silent[0], Fence::default(), Body::StatusQuery).unwrap();
+    let first = ask(&silent_ones[0], Fence::default(), Body::StatusQuery).unwrap();
     assert!(matches!(first, Body::StatusReply { .. }), "{first:?}");
     served.stop();
 }

@@ -219,14 +219,10 @@ impl World {
         self.state().mix(what);
     }
 
-    pub(super) fn others(&self, me: TaskId) -> Vec<String> {
+    fn others(&self, me: TaskId) -> Vec<String> {
         let state = self.state();
         let others = state.tasks.iter().filter(|(id, _)| **id != me);
         others.map(|(_, task)| task.name.clone()).collect()
-    }
-
-    pub(super) fn panics(&self) -> Vec<String> {
-        self.state().panics.clone()
     }
 
     pub(super) fn outcome(&self) -> Outcome {
