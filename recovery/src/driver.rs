@@ -9,6 +9,7 @@ mod attempt;
 mod conversation;
 mod core;
 mod ending;
+mod healing;
 mod pace;
 mod primary;
 mod queries;
@@ -22,6 +23,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use healing::Healed;
 pub use primary::{Primary, PrimaryOptions, ReplicaAddress};
 pub use replica::{Replica, ReplicaOptions};
 pub use storage::history_of;

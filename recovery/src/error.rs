@@ -166,6 +166,16 @@ pub enum Error {
         /// The replica, as it was reached.
         peer: String,
     },
+    /// Records that the log lost and that no replica gave back (D14).
+    #[error(
+        "records {range} of the log are lost and no replica gives them back ({causes}); start another replica that holds them, or promote the one that holds most"
+    )]
+    NotHealed {
+        /// The first of them that is missing, and those that follow it.
+        range: seawall_wal::LsnRange,
+        /// What each replica said.
+        causes: String,
+    },
     /// The state log in `recovery/` is damaged.
     #[error("the state log {} is damaged at offset {offset}: {what}", path.display())]
     StateLog {

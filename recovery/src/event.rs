@@ -178,6 +178,13 @@ pub enum What {
         /// Which.
         range: LsnRange,
     },
+    /// The replica has the records again that its log had lost, from ours (D14).
+    ReplicaHealed {
+        /// From before the first of them through the last.
+        range: LsnRange,
+        /// How many.
+        records: u64,
+    },
     /// The ack rule covers the inherited log again (D1).
     PrimaryConfirmed {
         /// Committed.
@@ -242,6 +249,7 @@ impl What {
             What::AcknowledgementsVoided { .. } => "acknowledgements-voided",
             What::DamageFound { .. } => "damage-found",
             What::RecordsFetched { .. } => "records-fetched",
+            What::ReplicaHealed { .. } => "replica-healed",
             What::PrimaryConfirmed { .. } => "primary-confirmed",
             What::BarrierExpired { .. } => "barrier-expired",
         }
@@ -302,6 +310,7 @@ impl fmt::Display for What {
             What::Marked(cause) => write!(f, ": {}", cause.name()),
             What::AcknowledgementsVoided { node } => write!(f, ": node incarnation {node}"),
             What::DamageFound { lsn, kind } => write!(f, ": {kind} at {lsn}"),
+            What::ReplicaHealed { range, records } => write!(f, ": {records} of {range}"),
             What::PrimaryConfirmed { committed } => write!(f, ": committed {committed}"),
             What::BarrierExpired { lsn } => write!(f, ": for {lsn}"),
         }

@@ -72,7 +72,7 @@ pub mod throttle;
 mod transport;
 
 pub use driver::{
-    AckRule, CtlServer, Primary, PrimaryOptions, PromiseReport, Replica, ReplicaAddress,
+    AckRule, CtlServer, Healed, Primary, PrimaryOptions, PromiseReport, Replica, ReplicaAddress,
     ReplicaOptions, check_address, history_of, promise_epoch, query_ctl, query_status, serve_ctl,
 };
 pub use error::Error;

@@ -13,6 +13,8 @@ use seawall_wal::{
     RecordHeader, VolumeId,
 };
 
+pub(crate) use bytes::RANGES_MAX;
+
 use crate::id::SessionId;
 
 /// Why bytes from a peer are no message.
@@ -157,6 +159,7 @@ pub(crate) struct HelloReply {
     pub(crate) incomplete_base: Option<(SessionId, Lsn)>,
     pub(crate) needs_rebuild: bool,
     pub(crate) promised: Epoch,
+    pub(crate) lost: Vec<LsnRange>,
     pub(crate) lineage: Lineage,
 }
 
@@ -206,6 +209,7 @@ pub(crate) enum Body {
         to: Lsn,
     },
     Fetch(LsnRange),
+    Heal,
     Records {
         committed: Lsn,
         records: Vec<Record>,
@@ -292,6 +296,7 @@ impl Body {
             Body::StatusQuery => (26, "StatusQuery"),
             Body::StatusReply { .. } => (27, "StatusReply"),
             Body::Bye => (28, "Bye"),
+            Body::Heal => (29, "Heal"),
         }
     }
 

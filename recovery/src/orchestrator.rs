@@ -400,6 +400,11 @@ impl<P: Pin> Orchestrator<P> {
         committed
     }
 
+    /// The replica fetched `records` records of `range`, which its log had lost (D14).
+    pub fn healed(&mut self, call: Call<'_>, range: LsnRange, records: u64) {
+        self.log_of(call, What::ReplicaHealed { range, records });
+    }
+
     /// The stream is over. An id that is not current any more changes nothing and is refused.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use seawall_wal::{Lineage, Lsn, LsnRange, Record, Ticket};
 
 use crate::error::Error;
 use crate::id::SessionId;
-use crate::message::{BaseBegin, Body, Hello, HelloReply, Refusal};
+use crate::message::{BaseBegin, Body, Hello, HelloReply, RANGES_MAX, Refusal};
 use crate::state::NodeState;
 
 /// What the replica is doing for its primary, as status shows it.
@@ -50,8 +50,10 @@ pub(crate) enum Effect {
     Queued(Ticket),
     /// A new base was switched to: this is the volume from now on.
     Switched(Arc<Volume>, Body),
-    /// These records are asked for (D1).
+    /// These records are asked for (D1, D14).
     Serve(LsnRange),
+    /// The primary gives back what the log lost (D14).
+    Heal,
 }
 
 /// How a session at the replica takes a base.
@@ -91,6 +93,15 @@ impl Receiver {
         self.stage
     }
 
+    pub(crate) const fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// The volume was opened anew with what its log had lost.
+    pub(crate) fn healed(&mut self, volume: Arc<Volume>) {
+        self.volume = volume;
+    }
+
     /// Takes one message.
     ///
     /// # Errors
@@ -127,6 +138,10 @@ impl Receiver {
             Body::Fetch(range) => {
                 self.expect_first("Fetch")?;
                 Ok(Effect::Serve(range))
+            }
+            Body::Heal => {
+                self.expect_first("Heal")?;
+                Ok(Effect::Heal)
             }
             Body::BaseBegin(begin) => self.begin(begin),
             Body::Offer(chunks) => {
@@ -275,6 +290,7 @@ pub(crate) fn report(volume: &Volume, id: &str, fresh: bool) -> Result<HelloRepl
     let node = NodeState::read_or_draw(volume.meta())?;
     let meta = volume.meta().get();
     let frontiers = log.frontiers();
+    let lost = log.lost();
     let base = volume.base_state();
     let reply = HelloReply {
         replica: id.into(),
@@ -285,9 +301,14 @@ pub(crate) fn report(volume: &Volume, id: &str, fresh: bool) -> Result<HelloRepl
         intent: base.intent,
         committed: frontiers.committed,
         incomplete_base: None,
-        // A log that is damaged below its frontier takes no records: only a base helps (D14).
+        // A log that is damaged below its frontier takes no records: without those that it lost
+        // only a base helps (D14).
         needs_rebuild: node.needs_rebuild || !writable,
         promised: meta.epoch,
+        lost: match node.needs_rebuild || lost.len() > RANGES_MAX {
+            true => Vec::new(),
+            false => lost,
+        },
         lineage: log.lineage().through(frontiers.head),
     };
     Ok(match volume.incomplete_base() {
@@ -300,6 +321,7 @@ pub(crate) fn report(volume: &Volume, id: &str, fresh: bool) -> Result<HelloRepl
             committed: Lsn::ZERO,
             incomplete_base: Some((SessionId::from_bytes(session), base)),
             needs_rebuild: true,
+            lost: Vec::new(),
             lineage: Lineage::default(),
             ..reply
         },

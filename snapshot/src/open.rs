@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use seawall_wal::disk::{Disk, File, OpenMode, list, make_dir, remove, sync_dir};
 use seawall_wal::sync::Mutex;
 use seawall_wal::{
-    Clock, Epoch, Geometry, IoOp, Log, LogId, LogMode, LsnRange, Meta, MetaContents, ReplayReport,
-    Role, VolumeId,
+    Clock, Epoch, Geometry, IoOp, Log, LogId, LogMode, LsnRange, Meta, MetaContents, Record,
+    ReplayReport, Role, VolumeId,
 };
 
 use crate::edge::{Background, Edge};
@@ -248,6 +248,27 @@ impl Volume {
             background: background.unwrap_or(default),
         };
         open_locked(disk, dir, clock, access, held)
+    }
+
+    /// Puts lost records of the log back, as [`Log::heal`] does, and gives the volume anew. This one
+    /// is closed, and where the heal failed what was damaged is as it was. Reads and writes all of
+    /// the retained log.
+    ///
+    /// # Errors
+    /// As [`Log::heal`]; what opening answers.
+    pub fn heal(
+        &self,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Result<(Arc<Volume>, ReplayReport), Error> {
+        self.check_maintainer()?;
+        let lock_file = self.shut();
+        self.log.heal(records)?;
+        let held = Held {
+            meta: Arc::clone(self.meta()),
+            lock_file,
+            background: self.edge.background(),
+        };
+        open_locked(&self.disk, &self.dir, &self.clock, self.access, held)
     }
 
     /// A second, independent look at what lies in our directory now.

@@ -1,6 +1,7 @@
 //! Replication between processes and over bad links.
 
 mod control;
+mod healing;
 mod kill;
 mod link;
 mod site;

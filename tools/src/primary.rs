@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use seawall_recovery::throttle::ThrottleOptions;
 use seawall_recovery::{
     AckRule, Primary, PrimaryOptions, ReplicaAddress, ReplicaStatus, Security, Status,
 };
-use seawall_snapshot::Access;
+use seawall_snapshot::{Access, Volume};
+use seawall_wal::disk::Disk;
 use seawall_wal::{ReplayReport, ScanEnd};
 use serde_json::json;
 
@@ -111,15 +113,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let events = edge::events(args.commands)?;
     let options = options(args, args.link.security(&disk)?);
     args.control.check(&disk)?;
-    let (volume, report) = common::open(&disk, &args.dir, Access::Primary)?;
-    if let Some(damaged) = common::damaged(&args.dir, &report) {
-        return Err(damaged);
-    }
+    let (volume, report, healed) = open_whole(args, &disk, &options)?;
     let follower = Follower::begin(&disk, &args.control, &volume)?;
-    let options = PrimaryOptions {
-        assignment: follower.as_ref().map(Follower::assignment),
-        ..options
-    };
+    let options = assigned(options, follower.as_ref());
     let followed = follower.is_some();
     let primary = Primary::start(&disk, &common::clock(), volume.clone(), options)?;
     let greeting = json!({
@@ -127,6 +123,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
         "listening": primary.listen_address().map(|address| address.to_string()),
         "records": report.records,
         "end": end_of(&report),
+        "healed": healed,
         "clean_close": report.clean_close,
         "durable": volume.log().frontiers().durable.get(),
         "committed": volume.log().frontiers().committed.get(),
@@ -134,7 +131,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     });
     match args.commands {
         true => writeln!(out, "{greeting}")?,
-        false => writeln!(out, "primary of {} is up", args.dir.display())?,
+        false => {
+            if healed > 0 {
+                let what = "records that its log had lost came back from the replicas";
+                writeln!(out, "{}: {healed} {what}", args.dir.display())?;
+            }
+            writeln!(out, "primary of {} is up", args.dir.display())?;
+        }
     }
     out.flush()?;
     let text = || metrics::text(&primary.status(), Some(volume.log().stats()));
@@ -147,6 +150,33 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     primary.shutdown();
     volume.close()?;
     served.map(|()| Exit::Fine)
+}
+
+fn assigned(options: PrimaryOptions, follower: Option<&Follower>) -> PrimaryOptions {
+    PrimaryOptions {
+        assignment: follower.map(Follower::assignment),
+        ..options
+    }
+}
+
+/// Opens the volume; what its log lost is fetched from its replicas first (D14). Gives how many
+/// records came back.
+fn open_whole(
+    args: &Args,
+    disk: &Arc<dyn Disk>,
+    options: &PrimaryOptions,
+) -> Result<(Arc<Volume>, ReplayReport, u64), Error> {
+    let (volume, report) = common::open(disk, &args.dir, Access::Primary)?;
+    let Some(damaged) = common::damaged(&args.dir, &report) else {
+        return Ok((volume, report, 0));
+    };
+    let follower = Follower::begin(disk, &args.control, &volume)?;
+    let options = assigned(options.clone(), follower.as_ref());
+    if options.replicas.is_empty() && options.assignment.is_none() {
+        return Err(damaged);
+    }
+    let healed = Primary::heal(&volume, &options)?;
+    Ok((healed.volume, healed.report, healed.records))
 }
 
 /// How the log ended, for people.

@@ -37,10 +37,7 @@ pub(super) fn decide(
         frontiers.durable,
         frontiers.committed,
     );
-    // A random id serves as the boot nonce: session ids are never valid after a restart (H28).
-    let nonce = VolumeId::random()?.0;
-    let boot = u64::from_le_bytes(*nonce.first_chunk().expect("an id has 16 bytes"));
-    let mut registry: Registry<VolumePin> = Registry::new(epoch, SessionIds::new(boot));
+    let mut registry: Registry<VolumePin> = Registry::new(epoch, draw_ids()?);
     registry.resume(state.version(epoch.get()));
     let orchestrator = Orchestrator::new(registry, ledger, EventLog::default());
     let mut core = Core::new(orchestrator, state);
@@ -49,6 +46,13 @@ pub(super) fn decide(
         extra.full_asked = options.rebuild_full;
     }
     Ok(core)
+}
+
+/// Session ids of a process: a random boot nonce makes them invalid after a restart (H28).
+pub(super) fn draw_ids() -> Result<SessionIds, Error> {
+    let nonce = VolumeId::random()?.0;
+    let boot = u64::from_le_bytes(*nonce.first_chunk().expect("an id has 16 bytes"));
+    Ok(SessionIds::new(boot))
 }
 
 impl Core {

@@ -1,8 +1,9 @@
 //! One attempt to bring one replica level: dial, shake hands, carry out the plan, stream.
 
+use std::mem;
 use std::time::Duration;
 
-use seawall_snapshot::{Error as VolumeError, StateView};
+use seawall_snapshot::{Error as VolumeError, StateView, Volume};
 use seawall_wal::sync::beside;
 use seawall_wal::sync::mpsc::{Receiver, sync_channel};
 use seawall_wal::{Lsn, LsnRange};
@@ -249,7 +250,8 @@ impl Attempt<'_> {
     }
 
     fn speak(&self) -> Result<Next, Error> {
-        let facts = self.shake_hands()?;
+        let (facts, lost) = self.shake_hands()?;
+        let facts = self.heal(facts, &lost)?;
         let planned = loop {
             match self.plan(&facts) {
                 Ok(planned) => break planned,
@@ -310,12 +312,19 @@ impl Attempt<'_> {
         }
     }
 
-    fn shake_hands(&self) -> Result<ReplicaFacts, Error> {
+    fn shake_hands(&self) -> Result<(ReplicaFacts, Vec<LsnRange>), Error> {
         self.talk.send(Body::Hello(self.hello()))?;
-        let reply = match self.due("HelloReply")? {
-            Body::HelloReply(reply) => reply,
-            body => return Err(self.talk.unexpected(&body, "HelloReply")),
-        };
+        match self.due("HelloReply")? {
+            Body::HelloReply(reply) => self.take_reply(reply),
+            body => Err(self.talk.unexpected(&body, "HelloReply")),
+        }
+    }
+
+    /// What the replica holds, and which records its log lost (D14).
+    pub(super) fn take_reply(
+        &self,
+        mut reply: HelloReply,
+    ) -> Result<(ReplicaFacts, Vec<LsnRange>), Error> {
         if reply.replica != self.replica.as_str() {
             let id = reply.replica;
             return Err(Error::Refused {
@@ -324,29 +333,21 @@ impl Attempt<'_> {
             });
         }
         let durable = Some(reply.durable);
-        self.shared
-            .set_extra(self.aim, |extra| extra.durable = durable);
-        Ok(facts(reply))
+        let lost = mem::take(&mut reply.lost);
+        self.shared.set_extra(self.aim, |extra| {
+            extra.durable = durable;
+            extra.unhealed &= !lost.is_empty();
+        });
+        Ok((facts(reply), lost))
     }
 
     fn hello(&self) -> Hello {
-        let log = self.shared.volume.log();
-        let frontiers = log.frontiers();
-        let (committed, standing) = {
+        let counted = {
             let core = self.shared.core();
             let ledger = core.orchestrator.ledger();
             (ledger.committed(), ledger.standing())
         };
-        Hello {
-            replica: self.replica.as_str().into(),
-            geometry: self.shared.volume.meta().get().geometry,
-            committed,
-            confirmed: standing == Standing::Confirmed,
-            first_retained: log.first_retained(),
-            durable: frontiers.durable,
-            head: frontiers.head,
-            lineage: log.lineage().through(frontiers.head),
-        }
+        hello_of(&self.shared.volume, self.replica.as_str(), counted)
     }
 
     /// Plan and pins in one critical section (1.20).
@@ -472,8 +473,10 @@ impl Attempt<'_> {
     /// How long the peer may take for an answer while it says that it is alive. What it answers
     /// once it has read or written a whole base takes time in proportion to it.
     fn answer_within(&self, expected: &str) -> u64 {
-        let whole = matches!(expected, "BaseReady" | "BaseInstalled" | "DigestReply")
-            || expected.starts_with("DigestReply");
+        let whole = matches!(
+            expected,
+            "BaseReady" | "BaseInstalled" | "HelloReply after Heal"
+        ) || expected.starts_with("DigestReply");
         let seconds = match whole {
             true => self.shared.volume.size() / BASE_BYTES_PER_S_MIN,
             false => 0,
@@ -535,6 +538,23 @@ impl Attempt<'_> {
             Body::Marked => Ok(()),
             body => Err(self.talk.unexpected(&body, "Marked")),
         }
+    }
+}
+
+/// What the primary of `volume` says to the replica that it calls `id`, and what it counts as
+/// committed.
+pub(super) fn hello_of(volume: &Volume, id: &str, (committed, standing): (Lsn, Standing)) -> Hello {
+    let log = volume.log();
+    let frontiers = log.frontiers();
+    Hello {
+        replica: id.into(),
+        geometry: volume.meta().get().geometry,
+        committed,
+        confirmed: standing == Standing::Confirmed,
+        first_retained: log.first_retained(),
+        durable: frontiers.durable,
+        head: frontiers.head,
+        lineage: log.lineage().through(frontiers.head),
     }
 }
 

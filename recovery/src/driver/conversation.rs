@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use seawall_wal::sync::Mutex;
 use seawall_wal::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use seawall_wal::{Clock, Lsn};
+use seawall_wal::{Clock, Log, Lsn, LsnRange};
 
 use crate::error::Error;
 use crate::message::{Body, Fence, Message};
@@ -251,6 +251,24 @@ impl Batch {
         Batch {
             records: Vec::new(),
             bytes: 0,
+        }
+    }
+
+    /// Sends the records of a range, a batch at a time.
+    pub(super) fn each(
+        log: &Arc<Log>,
+        range: LsnRange,
+        mut send: impl FnMut(Batch) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        for record in log.read(range)? {
+            if let Some(full) = batch.push(record?) {
+                send(full)?;
+            }
+        }
+        match batch.records.is_empty() {
+            true => Ok(()),
+            false => send(batch),
         }
     }
 

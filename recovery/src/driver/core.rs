@@ -43,6 +43,8 @@ pub(super) struct Extra {
     pub(super) durable: Option<Lsn>,
     /// A full base was asked for and has not completed yet (D11).
     pub(super) full_asked: bool,
+    /// Giving back what its log lost has failed: a base is what is left.
+    pub(super) unhealed: bool,
     /// The stream that the replica was told about, once its recovery is on record.
     pub(super) live: Option<SessionId>,
 }

@@ -8,9 +8,10 @@ use seawall_snapshot::{Access, CreateOptions, Error as VolumeError, Volume};
 use seawall_wal::sync::MutexGuard;
 use seawall_wal::sync::beside;
 use seawall_wal::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, SyncSender, sync_channel};
-use seawall_wal::{Epoch, Error as LogError, LsnRange, Role, Ticket, VolumeId};
+use seawall_wal::{Epoch, Error as LogError, Lsn, LsnRange, Record, Role, Ticket, VolumeId};
 
 use super::conversation::{ALIVE_AFTER, Batch, LOOK, Life, SILENCE};
+use super::healing::{self, Source};
 use super::replica::{Current, Gate, PATIENCE, Shared};
 use crate::error::Error;
 use crate::id::SessionId;
@@ -27,6 +28,7 @@ struct Session<'a> {
     link: &'a Link,
     fence: Fence,
     id: SessionId,
+    life: Life,
 }
 
 fn refuse(link: &Link, reason: Refusal) -> Error {
@@ -45,6 +47,37 @@ fn check_volume(link: &Link, volume: &Volume, id: VolumeId, hello: &Hello) -> Re
     receiver::check_shape(volume, hello).map_err(|reason| refuse(link, reason))
 }
 
+/// The primary of a session, as the source of what our log lost.
+struct FromPrimary<'a> {
+    session: &'a Session<'a>,
+    /// What was asked for ends here.
+    asked: Lsn,
+}
+
+impl Source for FromPrimary<'_> {
+    fn give(&mut self, rest: LsnRange) -> Result<Vec<Record>, Error> {
+        if rest.after >= self.asked {
+            self.session.send(Body::Fetch(rest))?;
+            self.asked = rest.through;
+        }
+        loop {
+            match self.session.hear()? {
+                Body::Alive => {}
+                Body::Records { records, .. } => {
+                    return healing::check(self.session.link, rest, records);
+                }
+                body => {
+                    return Err(Error::Unexpected {
+                        peer: self.session.link.peer().into(),
+                        got: body.name(),
+                        expected: "the records that were asked for",
+                    });
+                }
+            }
+        }
+    }
+}
+
 /// Runs the session that `hello` opens, to its end.
 pub(super) fn session(
     shared: &Arc<Shared>,
@@ -60,6 +93,7 @@ pub(super) fn session(
         link,
         fence,
         id,
+        life: Life::default(),
     };
     let gate = session.take_over(epoch, hello)?;
     let prepared = match shared.volume() {
@@ -196,39 +230,38 @@ impl Session<'_> {
 
     /// Receives and applies until the connection ends. The queue ends with this call.
     fn receive(&self, receiver: &mut Receiver, queue: SyncSender<Ticket>) -> Result<(), Error> {
-        let (mut silent, life) = (Duration::ZERO, Life::default());
         loop {
-            let message = match self.link.receive(LOOK) {
-                Ok(Some(message)) => message,
-                Ok(None) if life.shows(self.link) => {
-                    silent = Duration::ZERO;
-                    continue;
+            match self.hear() {
+                Ok(Body::Alive) => receiver.commit()?,
+                Ok(Body::Bye) | Err(Error::Closed { .. }) => return Ok(()),
+                Ok(body) => {
+                    let effect = self.apply(receiver, body)?;
+                    self.follow_up(receiver, effect, &queue)?;
                 }
-                Ok(None) if silent >= SILENCE => {
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The next message of this session; silence ends the wait (D7).
+    fn hear(&self) -> Result<Body, Error> {
+        let mut silent = Duration::ZERO;
+        let message = loop {
+            match self.link.receive(LOOK)? {
+                Some(message) => break message,
+                None if self.life.shows(self.link) => silent = Duration::ZERO,
+                None if silent >= SILENCE => {
                     return Err(Error::Silent {
                         peer: self.link.peer().into(),
                         silent,
                     });
                 }
-                Ok(None) => {
-                    silent += LOOK;
-                    continue;
-                }
-                Err(Error::Closed { .. }) => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            silent = Duration::ZERO;
-            if message.fence != self.fence {
-                return Err(refuse(self.link, Refusal::NoSession));
+                None => silent += LOOK,
             }
-            match message.body {
-                Body::Alive => receiver.commit()?,
-                Body::Bye => return Ok(()),
-                body => {
-                    let effect = self.apply(receiver, body)?;
-                    self.follow_up(receiver, effect, &queue)?;
-                }
-            }
+        };
+        match message.fence == self.fence {
+            true => Ok(message.body),
+            false => Err(refuse(self.link, Refusal::NoSession)),
         }
     }
 
@@ -259,7 +292,7 @@ impl Session<'_> {
 
     fn follow_up(
         &self,
-        receiver: &Receiver,
+        receiver: &mut Receiver,
         effect: Effect,
         queue: &SyncSender<Ticket>,
     ) -> Result<(), Error> {
@@ -274,25 +307,45 @@ impl Session<'_> {
                 })
             }
             Effect::Serve(range) => self.serve_records(range),
+            Effect::Heal => self.heal(receiver),
         }
     }
 
-    /// Sends records that only we hold to a primary that lost them (D1).
+    /// Sends records that only we hold to a primary that lost them (D1, D14).
     fn serve_records(&self, range: LsnRange) -> Result<(), Error> {
         let volume = self.shared.volume().ok_or(Error::ShutDown)?;
         let committed = volume.log().frontiers().committed;
-        let mut batch = Batch::new();
-        for record in volume.log().read(range)? {
-            if let Some(full) = batch.push(record?) {
-                let records = full.records;
-                self.send(Body::Records { committed, records })?;
+        Batch::each(volume.log(), range, |batch| {
+            let records = batch.records;
+            self.send(Body::Records { committed, records })
+        })
+    }
+
+    /// Takes back from the primary what our log lost (D14), and says what we hold then. Whatever it
+    /// gives was ours and acknowledged by us, so no promise stands against it (D5).
+    fn heal(&self, receiver: &mut Receiver) -> Result<(), Error> {
+        let source = FromPrimary {
+            session: self,
+            asked: Lsn::ZERO,
+        };
+        let healed = healing::heal(receiver.volume(), source);
+        {
+            let _gate = self.shared.gate();
+            if let Ok((volume, ..)) = &healed {
+                self.shared.set_volume(Some(Arc::clone(volume)));
             }
         }
-        let records = batch.records;
-        match records.is_empty() {
-            true => Ok(()),
-            false => self.send(Body::Records { committed, records }),
+        if healed.is_err() {
+            self.reopen_if_closed();
         }
+        let (volume, _, records) = healed?;
+        tracing::warn!(
+            records,
+            "records that the log had lost came back from the primary"
+        );
+        let report = receiver::report(&volume, &self.shared.id, false)?;
+        receiver.healed(volume);
+        self.send(Body::HelloReply(report))
     }
 
     /// Acknowledges what is synced, cumulatively, and says that we are alive (H24).

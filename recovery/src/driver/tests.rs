@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use seawall_snapshot::{Access, CreateOptions, Durability, Volume};
 use seawall_wal::disk::{Buffer, Disk, File, FileDisk, OpenMode, list, make_dir, remove};
 use seawall_wal::sync::beside;
-use seawall_wal::{BlockSize, Clock, Geometry, Role, SystemClock};
+use seawall_wal::{BlockSize, Clock, Geometry, Role, SegmentState, SystemClock};
 use tempfile::TempDir;
 
 use super::*;
@@ -16,6 +16,7 @@ use crate::transport::Listener as _;
 mod assigning;
 mod cost;
 mod fencing;
+mod healing;
 mod memory;
 mod pacing;
 mod paths;
@@ -183,4 +184,34 @@ fn assert_equal(primary: &Volume, replica: &Replica, lsn: Lsn) {
     replica.read(0, &mut theirs).unwrap();
     assert!(ours == theirs, "the copies differ");
     assert_eq!(replica.log().frontiers().head, lsn);
+}
+
+/// Flips one bit of the payload of record `lsn` in the log of `volume`, once every sealed segment
+/// has its index: without one an open would find the damage before anybody reads the record.
+fn damage(lab: &Lab, volume: &Volume, lsn: Lsn) {
+    let segments = volume.log().segments();
+    let sealed = segments.iter().filter(|s| s.state == SegmentState::Sealed);
+    let index_of = |name: &str| volume.dir().join("wal").join(name).with_extension("idx");
+    let indexes: Vec<_> = sealed.map(|segment| index_of(&segment.name)).collect();
+    let missing = |path: &PathBuf| File::open(&lab.disk, path, OpenMode::Read).is_err();
+    while indexes.iter().any(missing) {
+        volume.log().step().unwrap();
+    }
+    let record = volume.log().read_record(lsn).unwrap();
+    let wal = volume.dir().join("wal");
+    for name in list(lab.disk.as_ref(), &wal).unwrap() {
+        let file = File::open(&lab.disk, &wal.join(name), OpenMode::ReadWrite).unwrap();
+        let length = usize::try_from(file.length().unwrap()).unwrap();
+        let bytes = file.read_exact(0, length).unwrap();
+        let aligned = (0..bytes.len()).step_by(512);
+        let mut aligned = aligned.filter(|at| bytes[*at..].starts_with(record.payload()));
+        if let Some(at) = aligned.next() {
+            let flipped = [bytes[at] ^ 1];
+            file.write_bytes(at as u64, Buffer::copy_of(&flipped))
+                .unwrap();
+            file.sync().unwrap();
+            return;
+        }
+    }
+    panic!("record {lsn} is not on disk");
 }

@@ -75,7 +75,12 @@ impl Body {
             }
             Body::Promised(report) => report.encode(&mut w),
             Body::StatusReply { json } => w.bytes(json.as_bytes()),
-            Body::Marked | Body::Alive | Body::PromiseEpoch | Body::StatusQuery | Body::Bye => {}
+            Body::Marked
+            | Body::Heal
+            | Body::Alive
+            | Body::PromiseEpoch
+            | Body::StatusQuery
+            | Body::Bye => {}
         }
     }
 
@@ -137,6 +142,7 @@ impl Body {
                     .map_err(|_| Invalid::Field { field: "json" })?,
             },
             28 => Body::Bye,
+            29 => Body::Heal,
             found => return Err(Invalid::Type { found }),
         };
         r.end()?;
@@ -242,6 +248,7 @@ impl HelloReply {
         w.optional(self.incomplete_base.map(encode_incomplete));
         w.bool(self.needs_rebuild);
         w.u64(self.promised.get());
+        w.ranges(&self.lost);
         w.lineage(&self.lineage);
     }
 
@@ -257,6 +264,7 @@ impl HelloReply {
             incomplete_base: decode_incomplete(r)?,
             needs_rebuild: r.bool("needs_rebuild")?,
             promised: Epoch::new(r.u64()?),
+            lost: r.ranges("lost")?,
             lineage: r.lineage()?,
         })
     }

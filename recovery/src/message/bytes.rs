@@ -2,12 +2,14 @@
 
 use byteorder::{ByteOrder, LittleEndian};
 use seawall_snapshot::Digest;
-use seawall_wal::{BlockSize, Epoch, Geometry, Incarnation, Lineage, LineageEntry, Lsn};
+use seawall_wal::{BlockSize, Epoch, Geometry, Incarnation, Lineage, LineageEntry, Lsn, LsnRange};
 
 use super::Invalid;
 
 /// Longest text in a message.
 pub(super) const TEXT_BYTES_MAX: usize = 512;
+/// Most ranges of LSNs in a message.
+pub(crate) const RANGES_MAX: usize = 64;
 
 /// Appends fields to `out`.
 pub(super) struct Writer<'a>(pub(super) &'a mut Vec<u8>);
@@ -67,6 +69,15 @@ impl Writer<'_> {
         self.u16(u16::try_from(count).expect("a lineage has at most 64 entries"));
         for entry in value.entries() {
             self.bytes(&encode_entry(*entry));
+        }
+    }
+
+    pub(super) fn ranges(&mut self, value: &[LsnRange]) {
+        let count = value.len().min(RANGES_MAX);
+        self.u16(u16::try_from(count).expect("at most 64 ranges"));
+        for range in &value[..count] {
+            self.lsn(range.after);
+            self.lsn(range.through);
         }
     }
 
@@ -200,6 +211,24 @@ impl<'a> Reader<'a> {
             true => Lineage::from_entries(entries).ok_or(field),
             false => Err(field),
         }
+    }
+
+    /// Ranges that are not empty, in order, and apart from each other.
+    pub(super) fn ranges(&mut self, field: &'static str) -> Result<Vec<LsnRange>, Invalid> {
+        let count = usize::from(self.u16()?);
+        if count > RANGES_MAX {
+            return Err(Invalid::Field { field });
+        }
+        let mut ranges: Vec<LsnRange> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let range = LsnRange::new(self.lsn(field)?, self.lsn(field)?);
+            let last = ranges.last().map(|last| last.through);
+            if range.is_empty() || last.is_some_and(|last| last >= range.after) {
+                return Err(Invalid::Field { field });
+            }
+            ranges.push(range);
+        }
+        Ok(ranges)
     }
 
     pub(super) fn geometry(&mut self) -> Result<Geometry, Invalid> {

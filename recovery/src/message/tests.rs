@@ -43,6 +43,10 @@ fn record(lsn: u64) -> Record {
     Record::seal(header, Buffer::copy_of(&[0xa5; 512]).into())
 }
 
+fn lost(after: u64, through: u64) -> LsnRange {
+    LsnRange::new(Lsn::new(after), Lsn::new(through))
+}
+
 /// One of every message, optional fields present and absent.
 fn samples() -> Vec<Body> {
     let lsn = Lsn::new(90);
@@ -61,6 +65,7 @@ fn samples() -> Vec<Body> {
         incomplete_base: Some((session, lsn)),
         needs_rebuild: true,
         promised: Epoch::new(2),
+        lost: vec![lost(4, 7), lost(8, 90)],
         lineage: lineage(),
     };
     let empty = HelloReply {
@@ -68,6 +73,7 @@ fn samples() -> Vec<Body> {
         checkpoint: None,
         intent: Some(lsn),
         incomplete_base: None,
+        lost: Vec::new(),
         lineage: Lineage::default(),
         ..reply.clone()
     };
@@ -166,6 +172,7 @@ fn samples() -> Vec<Body> {
         Body::StatusQuery,
         Body::StatusReply { json: "{}".into() },
         Body::Bye,
+        Body::Heal,
     ];
     all.extend(refusals.map(Body::Refused));
     all
@@ -277,6 +284,25 @@ fn records_that_do_not_follow_each_other_are_refused() {
         Body::decode(9, &bytes).unwrap_err(),
         Invalid::Field { field: "records" }
     );
+}
+
+#[test]
+fn ranges_that_are_empty_or_out_of_order_or_too_many_are_refused() {
+    let field = "lost";
+    let refused = Err(Invalid::Field { field });
+    let parsed = |ranges: &[LsnRange]| {
+        let mut bytes = Vec::new();
+        bytes::Writer(&mut bytes).ranges(ranges);
+        bytes::Reader(&bytes).ranges(field)
+    };
+    let sane = vec![lost(4, 7), lost(8, 9)];
+    assert_eq!(parsed(&sane), Ok(sane));
+    assert_eq!(parsed(&[lost(4, 4)]), refused);
+    assert_eq!(parsed(&[lost(4, 7), lost(7, 9)]), refused);
+    assert_eq!(parsed(&[lost(8, 9), lost(4, 7)]), refused);
+    let mut many = 65_u16.to_le_bytes().to_vec();
+    many.resize(2 + 65 * 16, 0);
+    assert_eq!(bytes::Reader(&many).ranges(field), refused);
 }
 
 // The log counts on from the incarnations it receives, and stops the process at the last number.

@@ -22,7 +22,7 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 pub struct Opened {
     /// What is served.
     pub export: Export,
-    /// Damage found while opening, as one line.
+    /// Damage found while opening, or mended then, as one line.
     pub warning: Option<String>,
 }
 
@@ -57,15 +57,15 @@ pub fn open(config: &Config) -> Result<Opened, Error> {
     let disk = open_backend(Choice::Auto)?;
     let clock = SystemClock::new();
     let dir = config.dir()?;
+    let options = primary_options(config, config.security(&disk)?);
     let (volume, report) = Volume::open(&disk, dir, &clock, Access::Primary)?;
-    let warning = match &report.end {
-        ScanEnd::Clean | ScanEnd::Torn { .. } => None,
-        ScanEnd::Damaged(loss) => Some(damage_line(dir, loss)),
+    let (volume, warning) = match &report.end {
+        ScanEnd::Clean | ScanEnd::Torn { .. } => (volume, None),
+        ScanEnd::Damaged(loss) => heal(volume, loss, &options)?,
     };
     let engine: Box<dyn Engine> = match config.replicas.is_empty() {
         true => Box::new(Alone::start(volume)?),
         false => {
-            let options = primary_options(config, config.security(&disk)?);
             let primary = Primary::start(&disk, &clock, volume, options)?;
             Box::new(Replicated::new(primary))
         }
@@ -74,6 +74,32 @@ pub fn open(config: &Config) -> Result<Opened, Error> {
         export: Export::new(engine),
         warning,
     })
+}
+
+/// Fetches what the log lost from the replicas. A volume that stays damaged is served all the same,
+/// and its operator told.
+fn heal(
+    volume: Arc<Volume>,
+    loss: &LossReport,
+    options: &PrimaryOptions,
+) -> Result<(Arc<Volume>, Option<String>), Error> {
+    let dir = volume.dir().to_owned();
+    let line = damage_line(&dir, loss);
+    if options.replicas.is_empty() {
+        return Ok((volume, Some(line)));
+    }
+    let error = match Primary::heal(&volume, options) {
+        Ok(healed) => {
+            let (count, dir) = (healed.records, dir.display());
+            let line = format!("{dir}: {count} records that its log had lost came back");
+            return Ok((healed.volume, Some(line)));
+        }
+        Err(error) => error,
+    };
+    let disk = Arc::clone(volume.log().disk());
+    drop(volume);
+    let (volume, _) = Volume::open(&disk, &dir, &SystemClock::new(), Access::Primary)?;
+    Ok((volume, Some(format!("{line}; {error}"))))
 }
 
 fn damage_line(dir: &Path, loss: &LossReport) -> String {

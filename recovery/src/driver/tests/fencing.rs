@@ -221,6 +221,7 @@ impl Impostor {
             incomplete_base: None,
             needs_rebuild: false,
             promised: Epoch::default(),
+            lost: Vec::new(),
             lineage: like.log().lineage().through(durable),
         }));
         impostor

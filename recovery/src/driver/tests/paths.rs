@@ -1,7 +1,5 @@
 //! Every outcome, and every source of a rebuild.
 
-use seawall_wal::SegmentState;
-
 use super::*;
 
 #[test]
@@ -217,36 +215,6 @@ fn an_ahead_replica_is_truncated_after_a_promotion() {
     assert_equal(served.primary.volume(), &r2, end);
     served.stop();
     r2.shutdown().unwrap();
-}
-
-/// Flips one bit of the record `lsn` in the log of `volume`, once every sealed segment has its
-/// index: without one an open would find the damage before anybody reads the record.
-fn damage(lab: &Lab, volume: &Volume, lsn: Lsn) {
-    let segments = volume.log().segments();
-    let sealed = segments.iter().filter(|s| s.state == SegmentState::Sealed);
-    let index_of = |name: &str| volume.dir().join("wal").join(name).with_extension("idx");
-    let indexes: Vec<_> = sealed.map(|segment| index_of(&segment.name)).collect();
-    let missing = |path: &PathBuf| File::open(&lab.disk, path, OpenMode::Read).is_err();
-    while indexes.iter().any(missing) {
-        volume.log().step().unwrap();
-    }
-    let payload = volume.log().read_record(lsn).unwrap();
-    let wal = volume.dir().join("wal");
-    for name in list(lab.disk.as_ref(), &wal).unwrap() {
-        let file = File::open(&lab.disk, &wal.join(name), OpenMode::ReadWrite).unwrap();
-        let length = usize::try_from(file.length().unwrap()).unwrap();
-        let bytes = file.read_exact(0, length).unwrap();
-        let header = payload.header().encode();
-        if let Some(at) = bytes.windows(64).position(|window| window == header) {
-            let mut flipped = [bytes[at + 48]];
-            flipped[0] ^= 1;
-            file.write_bytes(at as u64 + 48, Buffer::copy_of(&flipped))
-                .unwrap();
-            file.sync().unwrap();
-            return;
-        }
-    }
-    panic!("record {lsn} is not on disk");
 }
 
 // A242, D15, L7

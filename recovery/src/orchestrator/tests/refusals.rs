@@ -95,6 +95,7 @@ const WITHOUT_RESULT: &[&str] = &[
     "synced",
     "asked",
     "fetched",
+    "healed",
     "cancel",
     "barrier_expired",
 ];
