@@ -10,6 +10,7 @@ mod conversation;
 mod core;
 mod ending;
 mod healing;
+pub(crate) mod mending;
 mod pace;
 mod primary;
 mod queries;

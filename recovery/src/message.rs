@@ -210,6 +210,13 @@ pub(crate) enum Body {
     },
     Fetch(LsnRange),
     Heal,
+    BlockQuery {
+        lba: u64,
+    },
+    Block {
+        lba: u64,
+        bytes: Vec<u8>,
+    },
     Records {
         committed: Lsn,
         records: Vec<Record>,
@@ -297,6 +304,8 @@ impl Body {
             Body::StatusReply { .. } => (27, "StatusReply"),
             Body::Bye => (28, "Bye"),
             Body::Heal => (29, "Heal"),
+            Body::BlockQuery { .. } => (30, "BlockQuery"),
+            Body::Block { .. } => (31, "Block"),
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use seawall_snapshot::{Error as VolumeError, Install, Manifest, Volume, chunk_count};
 use seawall_wal::{Lineage, Lsn, LsnRange, Record, Ticket};
 
+use crate::driver::mending;
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::message::{BaseBegin, Body, Hello, HelloReply, RANGES_MAX, Refusal};
@@ -143,6 +144,15 @@ impl Receiver {
                 self.expect_first("Heal")?;
                 Ok(Effect::Heal)
             }
+            Body::BlockQuery { lba } => {
+                self.expect_stream("BlockQuery")?;
+                Ok(Effect::Answer(mending::answer(&self.volume, lba)))
+            }
+            Body::Block { lba, bytes } => {
+                self.expect_stream("Block")?;
+                mending::take(&self.volume, lba, &bytes);
+                Ok(Effect::Quiet)
+            }
             Body::BaseBegin(begin) => self.begin(begin),
             Body::Offer(chunks) => {
                 let install = self.install("BaseBegin before Offer")?;
@@ -228,6 +238,15 @@ impl Receiver {
             Stage::Connected => Ok(()),
             Stage::CatchingUp | Stage::Rebuilding | Stage::InSync => {
                 Err(unexpected(got, "it before any record or chunk"))
+            }
+        }
+    }
+
+    fn expect_stream(&self, got: &'static str) -> Result<(), Error> {
+        match self.stage {
+            Stage::InSync => Ok(()),
+            Stage::Connected | Stage::CatchingUp | Stage::Rebuilding => {
+                Err(unexpected(got, "it in a stream"))
             }
         }
     }

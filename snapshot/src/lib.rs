@@ -106,6 +106,7 @@ mod image;
 mod index;
 mod install;
 mod lost;
+mod mend;
 mod newest;
 mod open;
 mod pace;

@@ -15,6 +15,7 @@ use crate::edge::{Background, Edge};
 use crate::error::Error;
 use crate::image::{BASE_DIR, Image, base_dir, sweep};
 use crate::lost::Lost;
+use crate::mend::Damaged;
 use crate::newest::Newest;
 use crate::preserve::Preserved;
 use crate::scrub::ScrubStatus;
@@ -250,9 +251,9 @@ impl Volume {
         open_locked(disk, dir, clock, access, held)
     }
 
-    /// Puts lost records of the log back, as [`Log::heal`] does, and gives the volume anew. This one
-    /// is closed, and where the heal failed what was damaged is as it was. Reads and writes all of
-    /// the retained log.
+    /// Puts lost records of the log back, as [`Log::heal`] does, and gives the volume anew. This
+    /// one is closed, and where the heal failed what was damaged is as it was. Reads and writes all
+    /// of the retained log.
     ///
     /// # Errors
     /// As [`Log::heal`]; what opening answers.
@@ -414,7 +415,7 @@ pub(crate) fn open_locked(
         base: Mutex::new(Base {
             facts,
             failed: None,
-            damaged: false,
+            damaged: Damaged::default(),
         }),
         capture: Mutex::default(),
         preserved,

@@ -158,7 +158,9 @@ impl Volume {
         if filled.is_err() && self.captures.load(Ordering::SeqCst) != captures {
             return Ok(false);
         }
-        lock(&self.base).damaged |= filled.is_err();
+        if let Err(Error::ImageDamaged { lba, .. }) = &filled {
+            lock(&self.base).damaged.insert(lba.0);
+        }
         filled.map(|()| true)
     }
 

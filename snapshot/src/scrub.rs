@@ -30,7 +30,8 @@ pub struct ScrubStatus {
     pub passes: u64,
     /// Blocks checked in all.
     pub blocks: u64,
-    /// Damaged blocks that were written again from the log, and damaged sums.
+    /// Damaged blocks that were written again, from the log or as a peer holds them, and damaged
+    /// sums.
     pub repaired: u64,
     /// Damaged blocks that the log does not hold.
     pub damaged: u64,
@@ -45,7 +46,8 @@ pub struct ScrubFind {
     pub lba: u64,
     /// LSNs among which the record is that wrote it.
     pub lsns: LsnRange,
-    /// It was written again, from the log, or a sum from what the block and its neighbours give.
+    /// It was written again, from the log or a peer, or a sum from what the block and its neighbours
+    /// give.
     pub repaired: bool,
 }
 
@@ -58,7 +60,7 @@ impl ScrubStatus {
         }
     }
 
-    fn note(&mut self, find: ScrubFind) {
+    pub(crate) fn note(&mut self, find: ScrubFind) {
         match find.repaired {
             true => self.repaired += 1,
             false => self.damaged += 1,
@@ -157,7 +159,11 @@ fn settle(volume: &Volume, medium: &Image, seen: &Scrubbed) -> Result<Vec<ScrubF
     if let Some(first) = whole.iter().map(|(_, version)| version.lsn).min() {
         checkpoint::repair(volume, &whole, first.before())?;
     }
-    lock(&volume.base).damaged |= finds.iter().any(|find| !find.repaired);
+    {
+        let mut base = lock(&volume.base);
+        let lacking = finds.iter().filter(|find| !find.repaired);
+        lacking.for_each(|find| base.damaged.insert(find.lba));
+    }
     finds.extend(refresh(volume, &rotten)?);
     finds.sort_unstable_by_key(|find| find.lba);
     Ok(finds)

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::image::Image;
 use crate::index::place_of;
 use crate::lost::Lost;
+use crate::mend::Damaged;
 use crate::newest::Newest;
 use crate::open::Access;
 use crate::preserve::Preserved;
@@ -80,8 +81,8 @@ pub(crate) struct Base {
     pub(crate) facts: BaseFacts,
     /// The sync of the image that failed (D21).
     pub(crate) failed: Option<Arc<Error>>,
-    /// A block failed its sum and nothing could repair it.
-    pub(crate) damaged: bool,
+    /// Blocks that failed their sum and that the log could not repair.
+    pub(crate) damaged: Damaged,
 }
 
 /// What is known about the base image.
@@ -396,7 +397,8 @@ impl Volume {
     #[must_use]
     pub fn base_state(&self) -> BaseState {
         let base = lock(&self.base);
-        let untrusted = match (base.facts.incomplete, base.facts.intent, base.damaged) {
+        let damaged = !base.damaged.is_empty();
+        let untrusted = match (base.facts.incomplete, base.facts.intent, damaged) {
             (Some(_), _, _) => Some(Untrusted::Incomplete),
             (None, Some(_), _) => Some(Untrusted::IntentOpen),
             (None, None, true) => Some(Untrusted::BlockDamaged),

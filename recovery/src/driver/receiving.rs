@@ -12,6 +12,7 @@ use seawall_wal::{Epoch, Error as LogError, Lsn, LsnRange, Record, Role, Ticket,
 
 use super::conversation::{ALIVE_AFTER, Batch, LOOK, Life, SILENCE};
 use super::healing::{self, Source};
+use super::mending::Mender;
 use super::replica::{Current, Gate, PATIENCE, Shared};
 use crate::error::Error;
 use crate::id::SessionId;
@@ -350,18 +351,34 @@ impl Session<'_> {
 
     /// Acknowledges what is synced, cumulatively, and says that we are alive (H24).
     fn acknowledge(&self, tickets: &Inbox<Ticket>) {
+        let mut mender = Mender::default();
         loop {
             let said = match tickets.recv_timeout(ALIVE_AFTER) {
                 Ok(ticket) => self.sync(ticket, tickets),
                 Err(RecvTimeoutError::Timeout) => self.send(Body::Alive),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
+            let said = said.and_then(|()| self.ask_for_blocks(&mut mender));
             if let Err(error) = said {
                 tracing::debug!(%error, "acknowledgements end");
                 drop(self.send(Body::Refused(receiver::refusal(&error))));
                 return self.link.close();
             }
         }
+    }
+
+    /// Asks the primary for blocks that our image lost.
+    fn ask_for_blocks(&self, mender: &mut Mender) -> Result<(), Error> {
+        let Some(volume) = self
+            .shared
+            .streams()
+            .then(|| self.shared.volume())
+            .flatten()
+        else {
+            return Ok(());
+        };
+        let questions = mender.questions(&volume, self.shared.clock.monotonic_ns());
+        questions.into_iter().try_for_each(|body| self.send(body))
     }
 
     /// One sync for everything that waits; one acknowledgement.

@@ -237,6 +237,12 @@ impl Shared {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
     }
 
+    /// Whether the session under way has become a stream.
+    pub(super) fn streams(&self) -> bool {
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        *stage == Some(Stage::InSync)
+    }
+
     fn remember(&self, error: &Error) {
         let mut cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         *cause = Some(error.to_string());

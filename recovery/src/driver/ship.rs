@@ -6,6 +6,7 @@ use seawall_wal::{Lsn, LsnRange, Record};
 
 use super::attempt::{Attempt, LOOK};
 use super::conversation::Batch;
+use super::mending::{self, Mender};
 use super::storage::VolumeStorage;
 use super::tally::Tally;
 use crate::error::Error;
@@ -173,6 +174,7 @@ impl Attempt<'_> {
         let log = self.shared.volume.log();
         let (mut shipped, mut told) = (at, Lsn::ZERO);
         let mut reached = self.reached(at);
+        let mut mender = Mender::default();
         loop {
             let stopping = self.shared.stopping();
             let patience = u64::try_from(LOOK.as_nanos()).expect("a short time");
@@ -187,6 +189,10 @@ impl Attempt<'_> {
                 told = committed;
             }
             self.hear_stream()?;
+            let now = self.shared.clock.monotonic_ns();
+            for question in mender.questions(&self.shared.volume, now) {
+                self.talk.send(question)?;
+            }
             self.check_stream(&mut reached, shipped)?;
             if stopping {
                 return self.talk.send(Body::Bye);
@@ -249,12 +255,22 @@ impl Attempt<'_> {
     }
 
     /// What the listener could not count: an acknowledgement that came before the stream began, or
-    /// one that breaks its rules.
+    /// one that breaks its rules; and blocks that one end lost.
     fn hear_stream(&self) -> Result<(), Error> {
         let now = Duration::ZERO;
         while let Some(body) = self.talk.receive(&self.inbox, now)? {
-            let Body::Ack { durable } = body else {
-                return Err(self.talk.unexpected(&body, "Ack"));
+            let volume = &self.shared.volume;
+            let durable = match body {
+                Body::Ack { durable } => durable,
+                Body::BlockQuery { lba } => {
+                    self.talk.send(mending::answer(volume, lba))?;
+                    continue;
+                }
+                Body::Block { lba, bytes } => {
+                    mending::take(volume, lba, &bytes);
+                    continue;
+                }
+                body => return Err(self.talk.unexpected(&body, "Ack")),
             };
             self.shared.step(|core, now| {
                 let acknowledged = core.orchestrator.acknowledge(self.call(now), durable);

@@ -8,6 +8,8 @@ use super::bytes::{Reader, Writer, decode_entry, encode_entry, is_sane};
 use super::{BaseBegin, BaseSource, Body, Hello, HelloReply, Invalid, Promised, Refusal};
 use crate::id::SessionId;
 
+/// Largest block of a volume.
+const BLOCK_BYTES_MAX: usize = 1 << 16;
 /// Most chunks in one offer.
 pub(crate) const OFFER_CHUNKS_MAX: usize = 1024;
 
@@ -36,6 +38,11 @@ impl Body {
             Body::BaseReady { compare, in_place } => {
                 w.bool(*compare);
                 w.bool(*in_place);
+            }
+            Body::BlockQuery { lba } => w.u64(*lba),
+            Body::Block { lba, bytes } => {
+                w.u64(*lba);
+                w.bytes(bytes);
             }
             Body::Offer(chunks) => {
                 w.u32(count(chunks.len()));
@@ -143,6 +150,8 @@ impl Body {
             },
             28 => Body::Bye,
             29 => Body::Heal,
+            30 => Body::BlockQuery { lba: r.u64()? },
+            31 => decode_block(&mut r)?,
             found => return Err(Invalid::Type { found }),
         };
         r.end()?;
@@ -163,6 +172,14 @@ fn decode_list<T>(
         return Err(Invalid::Field { field: "count" });
     }
     (0..count).map(|_| item(r)).collect()
+}
+
+fn decode_block(r: &mut Reader<'_>) -> Result<Body, Invalid> {
+    let (lba, bytes) = (r.u64()?, r.rest().to_vec());
+    match bytes.len() <= BLOCK_BYTES_MAX {
+        true => Ok(Body::Block { lba, bytes }),
+        false => Err(Invalid::Field { field: "bytes" }),
+    }
 }
 
 fn decode_chunk(r: &mut Reader<'_>) -> Result<Body, Invalid> {

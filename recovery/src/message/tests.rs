@@ -173,6 +173,11 @@ fn samples() -> Vec<Body> {
         Body::StatusReply { json: "{}".into() },
         Body::Bye,
         Body::Heal,
+        Body::BlockQuery { lba: 8 },
+        Body::Block {
+            lba: 8,
+            bytes: vec![1, 2],
+        },
     ];
     all.extend(refusals.map(Body::Refused));
     all
@@ -233,7 +238,10 @@ fn every_cut_of_a_body_is_refused_even_with_right_sums() {
     for body in samples() {
         let mut whole = Vec::new();
         body.encode(&mut whole);
-        let open_ended = matches!(body, Body::StatusReply { .. } | Body::Chunk { .. });
+        let open_ended = matches!(
+            body,
+            Body::StatusReply { .. } | Body::Chunk { .. } | Body::Block { .. }
+        );
         let kind = body.kind().0;
         for end in 0..whole.len() {
             let cut = Body::decode(kind, &whole[..end]);

@@ -331,3 +331,80 @@ fn a_checkpoint_beside_a_damaged_sum_costs_no_block_either() {
         assert_eq!(volume.base_state().untrusted, None);
     }
 }
+
+/// A scrubbed volume without a log below 7, whose blocks 3 and 5 are damaged.
+fn lacking(sim: &Arc<SimDisk>) -> Arc<Volume> {
+    let volume = captured(sim);
+    volume.advance_tail(lsn(6)).unwrap();
+    put(&volume, 7, 70);
+    rot(sim);
+    scrub(&volume).unwrap();
+    assert_eq!(volume.damaged_blocks(None, 9), [3, 5]);
+    volume
+}
+
+#[test]
+fn a_damaged_block_that_a_peer_gives_back_is_durable_and_the_base_trusted_again() {
+    let sim = SimDisk::new(1);
+    let volume = lacking(&sim);
+    assert_eq!(volume.damaged_blocks(Some(3), 9), [5]);
+    assert!(volume.mend(3, &[30; BLOCK]).unwrap());
+    assert_eq!(volume.damaged_blocks(None, 9), [5]);
+    assert_eq!(volume.base_state().untrusted, Some(Untrusted::BlockDamaged));
+    assert!(volume.mend(5, &[50; BLOCK]).unwrap());
+    assert_eq!(volume.base_state().untrusted, None);
+    // Once more changes nothing.
+    assert!(volume.mend(5, &[99; BLOCK]).unwrap());
+    let volume = reopen(&sim.crash_lose_all());
+    assert_eq!(damage_of(&volume), []);
+    let mut expected = STATE.to_vec();
+    expected.push((7, 70));
+    assert_eq!(state(&volume, 7), expected);
+}
+
+#[test]
+fn a_block_is_not_mended_with_anything_but_what_was_lost() {
+    let sim = SimDisk::new(1);
+    let volume = lacking(&sim);
+    assert!(!volume.mend(3, &[31; BLOCK]).unwrap());
+    assert!(!volume.mend(3, &[30; BLOCK - 1]).unwrap());
+    assert!(!volume.mend(3, &[]).unwrap());
+    assert!(!volume.mend(u64::MAX, &[30; BLOCK]).unwrap());
+    assert_eq!(volume.damaged_blocks(None, 9), [3, 5]);
+    // The only proof is gone with it: block and sum.
+    sim.flip(SUMS.as_ref(), 3 * 16 + 2, 0x80).unwrap();
+    assert!(!volume.mend(3, &[30; BLOCK]).unwrap());
+    assert!(volume.read(3 * BLOCK as u64, &mut [0; BLOCK]).is_err());
+}
+
+#[test]
+fn a_mend_that_is_torn_leaves_the_block_damaged_or_whole_and_nothing_else_touched() {
+    let sim = SimDisk::new(1);
+    let volume = lacking(&sim);
+    drop(volume);
+    let before = sim.crash_lose_all();
+    for sectors in 0..8 {
+        let sim = before.crash_lose_all();
+        let volume = reopen(&sim);
+        let torn = Effect::ShortWrite(512 * sectors);
+        sim.inject(Fault::at(IoOp::Write, torn).on("image"));
+        volume.mend(3, &[30; BLOCK]).unwrap_err();
+        drop(volume);
+        let after = reopen(&sim.crash_lose_all());
+        let read = |lba: u64| {
+            let mut block = [0; BLOCK];
+            let read = after.read(lba * BLOCK as u64, &mut block);
+            read.map(|()| block)
+        };
+        match read(3) {
+            Ok(block) => assert_eq!(block, [30; BLOCK]),
+            Err(Error::ImageDamaged { lba, .. }) => assert_eq!(lba.0, 3),
+            Err(error) => panic!("{error}"),
+        }
+        // Whatever is left, a second try succeeds, and nothing else was touched.
+        assert!(after.mend(3, &[30; BLOCK]).unwrap());
+        for (lba, byte) in [(1, 10), (2, 20), (3, 30), (4, 40)] {
+            assert_eq!(read(lba).unwrap(), [byte; BLOCK]);
+        }
+    }
+}

@@ -207,3 +207,84 @@ fn a_record_that_nobody_holds_is_named_and_the_damaged_log_stays_what_it_was() {
     volume.close().unwrap();
     replica.shutdown().unwrap();
 }
+
+/// Everything of the volume into its image, and nothing of it left in the log.
+fn reclaim(lab: &Lab, name: &str, through: Lsn) {
+    let volume = lab.open(name, Access::Maintain);
+    volume.advance_tail(through).unwrap();
+    volume.close().unwrap();
+}
+
+/// Flips a bit of a block in the image of a volume at rest.
+fn rot(lab: &Lab, name: &str, lba: u64) {
+    let path = lab.dir(name).join("base/1/image");
+    let image = File::open(&lab.disk, &path, OpenMode::ReadWrite).unwrap();
+    let mut block = image.read_exact(lba * BLOCK, BLOCK_BYTES).unwrap().to_vec();
+    block[99] ^= 4;
+    image
+        .write_bytes(lba * BLOCK, Buffer::copy_of(&block))
+        .unwrap();
+    image.sync().unwrap();
+}
+
+/// Looks through the image, and waits until `left` is what is damaged.
+fn settles(served: &Served, volume: &Volume, left: &[u64]) {
+    while !volume.scrub(u64::MAX).unwrap() {}
+    let patience = PATIENCE.as_millis() / 10;
+    let settled = (0..patience).any(|_| {
+        served.primary.shared().pause(Duration::from_millis(10));
+        volume.damaged_blocks(None, 99) == left
+    });
+    assert!(settled, "{:?}", volume.damaged_blocks(None, 99));
+}
+
+#[test]
+fn a_damaged_block_of_either_image_comes_back_over_the_stream() {
+    let lab = Lab::new();
+    let end = level(&lab, &["r1"]);
+    for name in ["p", "r1"] {
+        reclaim(&lab, name, end);
+    }
+    rot(&lab, "p", 3);
+    rot(&lab, "r1", 8);
+    rot(&lab, "r1", 9);
+    let replica = lab.replica("r1");
+    let served = lab.serve("p", options(&[&replica]));
+    served.in_sync("r1", end);
+    let (ours, theirs) = (served.primary.volume(), replica.volume().unwrap());
+    settles(&served, ours, &[]);
+    settles(&served, &theirs, &[]);
+    assert_eq!(ours.base_state().untrusted, None);
+    assert_eq!(ours.scrub_status().repaired, 1);
+    assert_eq!(theirs.scrub_status().repaired, 2);
+    assert_equal(ours, &replica, end);
+    assert_eq!(ours.verify(&mut |_, _| {}).unwrap().damage, []);
+    assert_eq!(theirs.verify(&mut |_, _| {}).unwrap().damage, []);
+    served.stop();
+    replica.shutdown().unwrap();
+}
+
+#[test]
+fn a_block_that_both_images_lost_stays_named_and_the_stream_goes_on() {
+    let lab = Lab::new();
+    let end = level(&lab, &["r1"]);
+    for name in ["p", "r1"] {
+        reclaim(&lab, name, end);
+        rot(&lab, name, 3);
+    }
+    rot(&lab, "p", 5);
+    let replica = lab.replica("r1");
+    let served = lab.serve("p", options(&[&replica]));
+    served.in_sync("r1", end);
+    let theirs = replica.volume().unwrap();
+    while !theirs.scrub(u64::MAX).unwrap() {}
+    // Block 5 came back, so block 3 was asked for as well.
+    settles(&served, served.primary.volume(), &[3]);
+    assert_eq!(theirs.damaged_blocks(None, 9), [3]);
+    // A new version writes over it.
+    let end = served.fill(3..4, 77);
+    served.in_sync("r1", end);
+    assert_equal(served.primary.volume(), &replica, end);
+    served.stop();
+    replica.shutdown().unwrap();
+}
