@@ -59,7 +59,8 @@ impl Volume {
     }
 
     /// Writes a damaged block of the image again as a peer holds it, durably, if its sum proves
-    /// that it is the block that was lost. `false` when it is not, and while a capture is under way.
+    /// that it is the block that was lost. `false` when it is not, and while a capture is under
+    /// way.
     ///
     /// # Errors
     /// [`Error::ImageStopped`], [`Error::BaseIncomplete`], [`Error::Log`].

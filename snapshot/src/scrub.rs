@@ -46,8 +46,8 @@ pub struct ScrubFind {
     pub lba: u64,
     /// LSNs among which the record is that wrote it.
     pub lsns: LsnRange,
-    /// It was written again, from the log or a peer, or a sum from what the block and its neighbours
-    /// give.
+    /// It was written again, from the log or a peer, or a sum from what the block and its
+    /// neighbours give.
     pub repaired: bool,
 }
 

@@ -480,11 +480,19 @@ impl Trouble {
             return;
         }
         let path = &paths[self.rng.index(paths.len())];
-        let length = sim.read_file(path).map_or(0, |bytes| bytes.len());
-        if length == 0 {
+        let bytes = sim.read_file(path).unwrap_or_default();
+        if bytes.is_empty() {
             return;
         }
-        let at = self.rng.below(length as u64);
+        // Most of a file is space that nobody looks at: where something lies, more often.
+        let mut at = self.rng.index(bytes.len());
+        for _ in 0..64 {
+            if bytes[at] != 0 {
+                break;
+            }
+            at = self.rng.index(bytes.len());
+        }
+        let at = at as u64;
         self.tell(node, &format!("rots at {} of {}", at, path.display()));
         // OK because a file that was removed meanwhile has nothing to rot.
         drop(sim.flip(path, at, 1 << self.rng.below(8)));
