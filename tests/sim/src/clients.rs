@@ -1,4 +1,5 @@
-//! Clients: each writes cells of its own and reads them back.
+//! Clients: each writes cells of its own and reads them back. Of some blocks each has a part, so that
+//! writes meet in one block that do not meet in a cell.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,34 +10,61 @@ use seawall_snapshot::Durability;
 use seawall_wal::disk::sim::Rng;
 use seawall_wal::sync::turns;
 
-use crate::cluster::Cluster;
+use crate::cluster::{CELLS, Cluster};
 use crate::history::{CELL, Reign, bytes_of, stamp_of};
 
 /// Most cells of one write.
-const CELLS_MAX: u64 = 48;
+const WRITE_MAX: u64 = 48;
 /// Cells of a block.
 const BLOCK: u64 = 8;
 /// Cells that half of the writes go to.
 const HOT: u64 = 16;
+
+/// What one client writes and nobody else.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Cells in a row.
+    cells: Range<u64>,
+    /// Its part of each shared block.
+    parts: Vec<Range<u64>>,
+}
+
+impl Own {
+    /// What belongs to each of so many clients, when the first `shared` blocks are everybody's.
+    #[must_use]
+    pub fn of(clients: u64, shared: u64) -> Vec<Own> {
+        let width = (CELLS - shared * BLOCK) / clients;
+        let part = BLOCK / clients;
+        let own = |client| {
+            let first = shared * BLOCK + client * width;
+            let begins = (0..shared).map(|block| block * BLOCK + client * part);
+            Own {
+                cells: first..first + width,
+                parts: begins.map(|begin| begin..begin + part).collect(),
+            }
+        };
+        (0..clients).map(own).collect()
+    }
+}
 
 /// One client.
 #[derive(Debug)]
 pub struct Client {
     cluster: Arc<Cluster>,
     rng: Rng,
-    cells: Range<u64>,
+    own: Own,
     /// The reign whose cells it has read as a whole.
     known: Option<Reign>,
 }
 
 impl Client {
-    /// A client that owns `cells`.
+    /// A client that owns `own`.
     #[must_use]
-    pub fn new(cluster: &Arc<Cluster>, seed: u64, cells: Range<u64>) -> Client {
+    pub fn new(cluster: &Arc<Cluster>, seed: u64, own: Own) -> Client {
         Client {
             cluster: Arc::clone(cluster),
             rng: Rng::new(seed),
-            cells,
+            own,
             known: None,
         }
     }
@@ -56,8 +84,9 @@ impl Client {
             return;
         };
         if self.known != Some(reign) {
-            let whole = self.cells.clone();
-            if self.read(&primary, reign, whole) {
+            let parts = self.own.parts.clone();
+            let mut all = std::iter::once(self.own.cells.clone()).chain(parts);
+            if all.all(|cells| self.read(&primary, reign, cells)) {
                 self.known = primary.confirmed().then_some(reign);
             }
         }
@@ -74,14 +103,21 @@ impl Client {
     }
 
     fn range(&mut self) -> Range<u64> {
-        let all = self.cells.end - self.cells.start;
+        let parts = &self.own.parts;
+        if !parts.is_empty() && self.rng.chance(8) {
+            let part = parts[self.rng.index(parts.len())].clone();
+            let first = part.start + self.rng.below(part.end - part.start);
+            return first..first + 1 + self.rng.below(part.end - first);
+        }
+        let cells = self.own.cells.clone();
+        let all = cells.end - cells.start;
         let within = if self.rng.chance(8) {
             HOT.min(all)
         } else {
             all
         };
-        let length = 1 + self.rng.below(CELLS_MAX.min(within));
-        let first = self.cells.start + self.rng.below(within - length + 1);
+        let length = 1 + self.rng.below(WRITE_MAX.min(within));
+        let first = cells.start + self.rng.below(within - length + 1);
         first..first + length
     }
 

@@ -13,7 +13,7 @@ use seawall_snapshot::{Access, Background, CreateOptions, Volume};
 use seawall_wal::disk::sim::SimDisk;
 use seawall_wal::disk::{Disk, File, OpenMode};
 use seawall_wal::sync::{self, JoinHandle, Mutex, MutexGuard, turns};
-use seawall_wal::{BlockSize, Clock, Geometry, Meta, Role};
+use seawall_wal::{BlockSize, Clock, Epoch, Geometry, Meta, Role};
 
 use crate::disk::{TimedDisk, WorldClock};
 use crate::history::{CELL, History, Reign};
@@ -56,6 +56,10 @@ pub struct Slot {
     pub tainted: bool,
     /// Bits of its disk are not what was written.
     pub rotten: bool,
+    /// The highest epoch that it promised to anybody.
+    pub promised: Epoch,
+    /// Disks that it was given in place of its first.
+    pub disks: u32,
     /// How its disk was some time ago.
     pub earlier: Option<Arc<SimDisk>>,
     /// Addresses it has had.
@@ -75,6 +79,8 @@ pub struct State {
     pub epoch: u64,
     /// The epoch of whoever is primary, or was last.
     pub reigning: u64,
+    /// Whoever promises the next epoch that somebody wins is killed before the winner goes on.
+    pub treachery: bool,
     /// Nodes that somebody is at, so that nobody else starts or stops what runs there.
     held: BTreeSet<Node>,
     /// Threads that bring something to its end.
@@ -126,6 +132,8 @@ impl Slot {
             running: Running::Nothing,
             tainted: false,
             rotten: false,
+            promised: Epoch::default(),
+            disks: 0,
             earlier: None,
             moves: 0,
         }
@@ -167,6 +175,7 @@ impl Cluster {
                 last_leader: None,
                 epoch: 1,
                 reigning: 1,
+                treachery: false,
                 held: BTreeSet::new(),
                 reapers: Vec::new(),
             }),
@@ -231,6 +240,21 @@ impl Cluster {
     #[must_use]
     pub fn nodes(&self) -> u32 {
         self.mix.replicas + 1
+    }
+
+    /// The volume of what runs on a node.
+    #[must_use]
+    pub fn volume_of(&self, node: Node) -> Option<Arc<Volume>> {
+        let state = self.state();
+        match &state.slots[node as usize].running {
+            Running::Nothing => None,
+            Running::Primary(primary) => Some(Arc::clone(primary.volume())),
+            Running::Replica(replica) => {
+                let replica = Arc::clone(replica);
+                drop(state);
+                replica.volume()
+            }
+        }
     }
 
     /// Whoever is primary, and its reign.
@@ -431,7 +455,11 @@ impl Cluster {
 
     /// The node gets this disk in place of the one it has, while nothing runs on it.
     pub fn give_disk(&self, node: Node, sim: Arc<SimDisk>) {
-        self.state().slots[node as usize].disk = TimedDisk::over(sim);
+        let mut state = self.state();
+        let slot = &mut state.slots[node as usize];
+        slot.disk = TimedDisk::over(sim);
+        slot.promised = Epoch::default();
+        slot.disks += 1;
     }
 
     /// The node listens elsewhere from its next start on.

@@ -57,11 +57,23 @@ pub enum Kind {
     Assign,
     /// A replica's process stands still for a while.
     Pause,
+    /// The primary is cut off and goes on serving, then it goes and another one follows it.
+    Strand,
+    /// A node loses power at some operation of a capture.
+    Capture,
+    /// A primary is killed when a sync of its state log has failed, and loses power some time later.
+    Forget,
+    /// A replica comes back with an empty disk that is too small, or fails, for a while.
+    Newcomer,
+    /// Whoever promised a new epoch is killed at once, and comes back to the old primary alone.
+    Betray,
+    /// A replica is killed, and somebody who wanted to be primary long ago asks it again.
+    Late,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 31] = [
         Kind::KillPrimary,
         Kind::CutPrimary,
         Kind::KillReplica,
@@ -87,6 +99,12 @@ impl Kind {
         Kind::Move,
         Kind::Assign,
         Kind::Pause,
+        Kind::Strand,
+        Kind::Capture,
+        Kind::Forget,
+        Kind::Newcomer,
+        Kind::Betray,
+        Kind::Late,
     ];
 }
 
@@ -99,6 +117,8 @@ pub struct Mix {
     pub ack: AckRule,
     /// Clients, each with cells of its own.
     pub clients: u64,
+    /// Blocks of which every client has a part.
+    pub shared: u64,
     /// Operations of each client.
     pub operations: u64,
     /// What may go wrong.
@@ -119,6 +139,7 @@ impl Mix {
             replicas: 2,
             ack: AckRule::Quorum,
             clients: 2,
+            shared: 2,
             operations: 40,
             kinds: Vec::new(),
             pause_ms: 2000,
@@ -143,6 +164,7 @@ impl Mix {
                 AckRule::BestEffort,
             ]),
             clients: 1 + rng.below(4),
+            shared: rng.pick(&[0, 1, 8]),
             operations: rng.pick(&[20, 60, 120]),
             kinds,
             pause_ms: rng.pick(&[200, 1000, 5000]),

@@ -10,6 +10,7 @@ use seawall_recovery::simulated::Node;
 use seawall_recovery::{AckRule, PromiseReport, Refusal, Status, promise_epoch};
 use seawall_snapshot::{Access, Background, Volume};
 use seawall_wal::disk::Disk;
+use seawall_wal::sync::turns;
 use seawall_wal::{Clock, Epoch, LineageEntry, Lsn};
 
 use crate::cluster::{Cluster, DIR, Hold, Running, name};
@@ -56,7 +57,7 @@ pub fn lead(cluster: &Arc<Cluster>, first: Node) -> Result<(Node, Vec<Hold>), St
 }
 
 /// Makes the replica on `winner` the primary of a new epoch; whoever does not answer is left out.
-pub fn promote(cluster: &Cluster, winner: Node) -> Promotion {
+pub fn promote(cluster: &Arc<Cluster>, winner: Node) -> Promotion {
     let epoch = {
         let mut state = cluster.state();
         state.epoch += 1;
@@ -86,7 +87,7 @@ pub fn promote(cluster: &Cluster, winner: Node) -> Promotion {
     }
 }
 
-fn try_to_promote(cluster: &Cluster, winner: Node, epoch: Epoch) -> Promotion {
+fn try_to_promote(cluster: &Arc<Cluster>, winner: Node, epoch: Epoch) -> Promotion {
     let (disk, clock) = {
         let state = cluster.state();
         let slot = &state.slots[winner as usize];
@@ -101,6 +102,9 @@ fn try_to_promote(cluster: &Cluster, winner: Node, epoch: Epoch) -> Promotion {
         Err(error) => return Promotion::Failed(error.to_string()),
     };
     let promoted = decide(cluster, winner, epoch, &volume);
+    if promoted == Promotion::Won && std::mem::take(&mut cluster.state().treachery) {
+        betray(cluster, winner, epoch);
+    }
     let promoted = match promoted {
         Promotion::Won => match volume.promote(epoch) {
             Ok(()) => Promotion::Won,
@@ -111,6 +115,23 @@ fn try_to_promote(cluster: &Cluster, winner: Node, epoch: Epoch) -> Promotion {
     match volume.close() {
         Ok(()) => promoted,
         Err(error) => Promotion::Failed(error.to_string()),
+    }
+}
+
+/// Kills everybody else who promised this epoch, and nothing else.
+fn betray(cluster: &Arc<Cluster>, winner: Node, epoch: Epoch) {
+    for node in (0..cluster.nodes()).filter(|node| *node != winner) {
+        let Some(_hold) = cluster.hold(node) else {
+            continue;
+        };
+        let promised = {
+            let state = cluster.state();
+            let slot = &state.slots[node as usize];
+            slot.promised == epoch && matches!(slot.running, Running::Replica(_))
+        };
+        if promised {
+            cluster.crash(node, turns::draw().is_some_and(|drawn| drawn % 2 == 0));
+        }
     }
 }
 
@@ -131,7 +152,7 @@ fn decide(cluster: &Cluster, winner: Node, epoch: Epoch, volume: &Volume) -> Pro
     let mut promises = 1;
     let mut best: Option<(bool, Rank, Node)> = None;
     for (node, address) in peers {
-        match promise_epoch(&address, epoch, &cluster.security(winner)) {
+        match ask(cluster, winner, (node, &address), epoch) {
             Ok(report) => {
                 promises += 1;
                 let theirs = rank_of(&report);
@@ -157,6 +178,37 @@ fn decide(cluster: &Cluster, winner: Node, epoch: Epoch, volume: &Volume) -> Pro
         }
         None => Promotion::Won,
     }
+}
+
+/// Asks a node for its promise, which it must not have given to anybody of this epoch or a later one.
+///
+/// # Errors
+/// Why it gives none.
+pub fn ask(
+    cluster: &Cluster,
+    from: Node,
+    (node, address): (Node, &str),
+    epoch: Epoch,
+) -> Result<PromiseReport, seawall_recovery::Error> {
+    let known = |cluster: &Cluster| {
+        let state = cluster.state();
+        let slot = &state.slots[node as usize];
+        (slot.promised, slot.disks)
+    };
+    let (before, disks) = known(cluster);
+    let report = promise_epoch(address, epoch, &cluster.security(from))?;
+    let mut state = cluster.state();
+    let slot = &mut state.slots[node as usize];
+    // OK because what another disk held is no promise of this one.
+    if slot.disks != disks || slot.tainted {
+        return Ok(report);
+    }
+    slot.promised = slot.promised.max(epoch);
+    if epoch <= before {
+        let text = format!("{} promised {before}, and then {epoch} (D5)", name(node));
+        cluster.history().violate(text);
+    }
+    Ok(report)
 }
 
 fn rank_of(report: &PromiseReport) -> Rank {

@@ -11,8 +11,8 @@ use seawall_wal::Lsn;
 use seawall_wal::disk::sim::{Rng, SimDisk};
 use seawall_wal::sync::{self, turns};
 
-use crate::clients::Client;
-use crate::cluster::{CELLS, Cluster, Running, name};
+use crate::clients::{Client, Own};
+use crate::cluster::{Cluster, name};
 use crate::history::bytes_of;
 use crate::mix::Mix;
 use crate::operator;
@@ -111,12 +111,11 @@ fn play(seed: u64, mix: Mix) -> Report {
     let cluster = Cluster::new(mix);
     let over = Arc::new(AtomicBool::new(false));
     let mut rng = Rng::new(seed);
-    let clients = cluster.mix.clients;
-    let width = CELLS / clients;
-    let clients: Vec<_> = (0..clients)
-        .map(|client| {
-            let cells = client * width..(client + 1) * width;
-            let mut client = Client::new(&cluster, rng.next(), cells);
+    let owned = Own::of(cluster.mix.clients, cluster.mix.shared);
+    let clients: Vec<_> = owned
+        .into_iter()
+        .map(|own| {
+            let mut client = Client::new(&cluster, rng.next(), own);
             let operations = cluster.mix.operations;
             let work = move || client.run(operations);
             sync::spawn("client", work).expect("a thread")
@@ -168,7 +167,7 @@ fn finish(cluster: &Arc<Cluster>) {
         cluster.history().violate("nobody is primary".into());
     }
     for node in 0..cluster.nodes() {
-        let volume = volume_of(cluster, node);
+        let volume = cluster.volume_of(node);
         cluster.stop(node);
         let left = volume.map_or_else(Vec::new, |volume| volume.pins());
         if !left.is_empty() {
@@ -220,19 +219,6 @@ fn heal(cluster: &Arc<Cluster>) {
     operator::reassign(cluster);
 }
 
-fn volume_of(cluster: &Cluster, node: u32) -> Option<Arc<Volume>> {
-    let state = cluster.state();
-    match &state.slots[node as usize].running {
-        Running::Nothing => None,
-        Running::Primary(primary) => Some(Arc::clone(primary.volume())),
-        Running::Replica(replica) => {
-            let replica = Arc::clone(replica);
-            drop(state);
-            replica.volume()
-        }
-    }
-}
-
 fn converge(cluster: &Cluster, primary: &Primary) -> Result<(), String> {
     // What counts as in sync must be so of what runs now.
     let (_, reign) = cluster.primary().ok_or("nobody is primary")?;
@@ -264,7 +250,9 @@ fn converge(cluster: &Cluster, primary: &Primary) -> Result<(), String> {
         .history()
         .explains(&ours.1, "the primary at the end");
     for node in (0..cluster.nodes()).filter(|node| Some(*node) != leader) {
-        let volume = volume_of(cluster, node).ok_or("a replica without a volume is in sync")?;
+        let volume = cluster
+            .volume_of(node)
+            .ok_or("a replica without a volume is in sync")?;
         let theirs = contents(&volume, head).map_err(|text| format!("{}: {text}", name(node)))?;
         if ours != theirs {
             let same = ours.1 == theirs.1;

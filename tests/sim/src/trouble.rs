@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use seawall_recovery::simulated::{Node, Weather};
-use seawall_snapshot::Durability;
 use seawall_wal::disk::sim::{Effect, Fault, Rng, SimDisk};
-use seawall_wal::sync::{self, turns};
+use seawall_wal::sync::turns;
 use seawall_wal::{Epoch, Lsn};
 
-use crate::cluster::{CELLS, Cluster, Hold, Running, name};
-use crate::history::{CELL, bytes_of};
+use crate::cluster::{Cluster, Hold, Running, name};
 use crate::mix::Kind;
 use crate::operator;
+
+mod aimed;
 
 /// Something that goes wrong again and again.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Trouble {
             Kind::CutReplica => self.crash_replica(true),
             Kind::CutAll => self.cut_all(),
             Kind::Failover => self.fail_over(),
-            Kind::Usurp => self.usurp(),
+            Kind::Usurp | Kind::Betray => self.usurp(kind == Kind::Betray),
             Kind::Wipe => self.change_disk("gets an empty disk", |cluster, node| {
                 cluster.state().slots[node as usize].earlier = None;
                 Some(SimDisk::new(turns::draw().unwrap_or_default()))
@@ -114,6 +114,11 @@ impl Trouble {
                 self.cluster.state().slots[node as usize].disk.stick(time);
                 self.cluster.network.cut(node);
             }
+            Kind::Strand => self.strand(),
+            Kind::Capture => self.cut_capture(),
+            Kind::Forget => self.forget(),
+            Kind::Newcomer => self.newcomer(),
+            Kind::Late => self.ask_late(),
         }
     }
 
@@ -294,76 +299,6 @@ impl Trouble {
         operator::reassign(&self.cluster);
     }
 
-    fn usurp(&mut self) {
-        let Some((old, _holds)) = self.hold_alone(|trouble| trouble.hold_leader()) else {
-            return;
-        };
-        if self.cluster.nodes() < 3 {
-            return;
-        }
-        let Some((primary, _)) = self.cluster.primary() else {
-            return;
-        };
-        self.isolate(old, true);
-        self.tell(old, "is cut off, and another one is to follow it");
-        {
-            let mut state = self.cluster.state();
-            state.leader = None;
-            self.cluster.history().end_reign();
-        }
-        let promised = self.cluster.mix.ack != seawall_recovery::AckRule::BestEffort;
-        let cluster = Arc::clone(&self.cluster);
-        let seed = self.rng.next();
-        let never = Arc::new(AtomicBool::new(false));
-        let forbid = Arc::clone(&never);
-        let stale = sync::spawn("stale", move || {
-            let (mut rng, mut all) = (Rng::new(seed), Vec::new());
-            for _ in 0..10 {
-                let cell = rng.below(CELLS);
-                let begun = cluster.history().begin_stale(cell..cell + 1);
-                let bytes = bytes_of(begun.stamp, 1);
-                all.push(begun);
-                let written = primary.write(cell * CELL, &bytes, Durability::Durable);
-                if written.is_ok() && promised {
-                    let text = "a primary that is superseded committed a write (A202, A204)";
-                    cluster.history().violate(text.into());
-                }
-                turns::sleep(Duration::from_millis(rng.below(1000)));
-            }
-            if forbid.load(Ordering::Relaxed) {
-                all.iter().for_each(|begun| cluster.history().forbid(begun));
-            }
-        });
-        let won = self.promote_another(old);
-        self.idle(4000);
-        if !won {
-            // Its own clients are told nothing of this: it begins anew.
-            self.cluster.crash(old, false);
-            drop(stale.expect("a thread").join());
-            self.isolate(old, false);
-            return self.bring_back(old);
-        }
-        // Until the ack rule covers what the new primary began with, it may still fetch the rest.
-        // Before anything of its epoch is committed, a longer log of the old one may win again.
-        let confirmed = self.cluster.primary().is_some_and(|(primary, _)| {
-            let log = primary.volume().log();
-            let committed = log.frontiers().committed;
-            let last = log.lineage().last();
-            primary.confirmed() && last.is_some_and(|entry| entry.first <= committed)
-        });
-        never.store(confirmed, Ordering::Relaxed);
-        self.isolate(old, false);
-        if self.rng.chance(8) {
-            drop(stale.expect("a thread").join());
-        }
-        self.idle(4000);
-        match self.rng.chance(8) {
-            true => self.cluster.crash(old, true),
-            false => self.cluster.stop(old),
-        }
-        self.come_back_as_replica(old);
-    }
-
     /// A replica loses what it has, if everybody else has everything.
     fn change_disk(
         &mut self,
@@ -376,6 +311,13 @@ impl Trouble {
         let Some(sim) = disk(&self.cluster, node) else {
             return;
         };
+        self.lose_disk(node, what, sim);
+        self.idle(1000);
+        self.bring_back(node);
+    }
+
+    /// A node loses power, and has this disk from then on.
+    fn lose_disk(&self, node: Node, what: &str, sim: Arc<SimDisk>) {
         {
             let mut state = self.cluster.state();
             let slot = &mut state.slots[node as usize];
@@ -385,8 +327,6 @@ impl Trouble {
         self.cluster.crash(node, true);
         self.tell(node, what);
         self.cluster.give_disk(node, sim);
-        self.idle(1000);
-        self.bring_back(node);
     }
 
     /// Cuts a node off from everybody, or takes that back.

@@ -62,7 +62,7 @@ fn isolate(cluster: &Cluster, node: u32) {
     }
 }
 
-fn promote(cluster: &Cluster, node: u32) {
+fn promote(cluster: &Arc<Cluster>, node: u32) {
     assert_eq!(operator::promote(cluster, node), Promotion::Won);
 }
 
