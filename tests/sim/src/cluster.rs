@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex as Plain, MutexGuard as PlainGuard, PoisonError};
 use std::time::Duration;
 
+use seawall_recovery::budget::Budget;
 use seawall_recovery::simulated::{Network, Node};
 use seawall_recovery::{
     Primary, PrimaryOptions, Replica, ReplicaAddress, ReplicaOptions, Security,
@@ -79,6 +80,8 @@ pub struct State {
     pub epoch: u64,
     /// The epoch of whoever is primary, or was last.
     pub reigning: u64,
+    /// Nothing goes wrong any more, and nothing is limited.
+    pub healed: bool,
     /// Whoever promises the next epoch that somebody wins is killed before the winner goes on.
     pub treachery: bool,
     /// Nodes that somebody is at, so that nobody else starts or stops what runs there.
@@ -175,6 +178,7 @@ impl Cluster {
                 last_leader: None,
                 epoch: 1,
                 reigning: 1,
+                healed: false,
                 treachery: false,
                 held: BTreeSet::new(),
                 reapers: Vec::new(),
@@ -291,14 +295,22 @@ impl Cluster {
     /// # Errors
     /// Those of opening the volume and of starting it.
     pub fn start_primary(&self, node: Node) -> Result<(), String> {
-        let (disk, clock, replicas) = {
+        let (disk, clock, replicas, healed) = {
             let state = self.state();
             let slot = &state.slots[node as usize];
-            (slot.disk(), slot.clock(), Cluster::others(&state, node))
+            let others = Cluster::others(&state, node);
+            (slot.disk(), slot.clock(), others, state.healed)
         };
         let options = PrimaryOptions {
             replicas,
             ack: self.mix.ack,
+            rebuild_full: self.mix.rebuild_full,
+            budget: if healed {
+                Budget::UNBOUNDED
+            } else {
+                self.mix.budget
+            },
+            recoveries_max: self.mix.recoveries,
             security: self.security(node),
             commit_timeout: COMMIT_TIMEOUT,
             ..PrimaryOptions::default()
@@ -311,6 +323,9 @@ impl Cluster {
         let opened = Volume::open_with(&disk, dir, &clock, Access::Primary, background);
         let (volume, _) = opened.map_err(|error| format!("open: {error}"))?;
         self.inspect(node, &volume);
+        if !healed {
+            volume.log().set_pin_limits(self.mix.pins);
+        }
         let started = Primary::start(&disk, &clock, Arc::clone(&volume), options);
         let primary = match started {
             Ok(primary) => primary,
@@ -342,7 +357,7 @@ impl Cluster {
         };
         let options = ReplicaOptions {
             security: self.security(node),
-            in_place: false,
+            in_place: self.mix.in_place && node % 3 == 2,
         };
         let dir = Path::new(DIR);
         let served = Replica::serve(&disk, &clock, dir, &name(node), &address, options);

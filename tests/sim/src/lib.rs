@@ -15,6 +15,7 @@ pub mod clients;
 pub mod cluster;
 pub mod disk;
 pub mod history;
+pub mod marks;
 mod mix;
 pub mod operator;
 mod story;

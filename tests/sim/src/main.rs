@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
-use seawall_sim::{Mix, Report, run};
+use seawall_sim::{Mix, Report, marks, run};
 
 /// Runs a cluster in one process: every fault, a seed for each run.
 #[derive(Debug, Parser)]
@@ -105,6 +105,11 @@ fn main() -> ExitCode {
     for (mark, count) in &sum.marks {
         println!("{count:>9} {mark}");
     }
+    let never = marks::all().into_iter();
+    let never: Vec<&str> = never
+        .filter(|name| !sum.marks.contains_key(*name))
+        .collect();
+    println!("never met: {}", never.join(", "));
     match sum.failed.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

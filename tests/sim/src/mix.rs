@@ -1,7 +1,9 @@
 //! Which faults a run has, and how often.
 
 use seawall_recovery::AckRule;
+use seawall_recovery::budget::Budget;
 use seawall_recovery::simulated::Weather;
+use seawall_wal::PinLimits;
 use seawall_wal::disk::sim::Rng;
 
 /// What can go wrong, for [`crate::trouble`] to choose from.
@@ -106,6 +108,11 @@ impl Kind {
         Kind::Betray,
         Kind::Late,
     ];
+
+    /// Whether another one becomes primary.
+    fn promotes(self) -> bool {
+        [Kind::Failover, Kind::Usurp, Kind::Strand, Kind::Betray].contains(&self)
+    }
 }
 
 /// The shape of one run.
@@ -127,6 +134,16 @@ pub struct Mix {
     pub pause_ms: u64,
     /// Of 1024 locks taken, so many let another thread go first.
     pub preemptions: u64,
+    /// What a recovery may spend while not all is healed.
+    pub budget: Budget,
+    /// What pins may keep while not all is healed.
+    pub pins: PinLimits,
+    /// Recoveries that send at a time.
+    pub recoveries: u64,
+    /// Every third replica installs a base over the old one.
+    pub in_place: bool,
+    /// Every replica is rebuilt once for each primary that starts.
+    pub rebuild_full: bool,
     /// What messages meet when no storm rages.
     pub weather: Weather,
 }
@@ -144,6 +161,11 @@ impl Mix {
             kinds: Vec::new(),
             pause_ms: 2000,
             preemptions: 16,
+            budget: Budget::UNBOUNDED,
+            pins: PinLimits::DEFAULT,
+            recoveries: 4,
+            in_place: false,
+            rebuild_full: false,
             weather: Weather::default(),
         }
     }
@@ -155,7 +177,7 @@ impl Mix {
         let likely = rng.pick(&[2, 4, 8, 16]);
         let kinds = Kind::ALL.into_iter().filter(|_| rng.chance(likely));
         let kinds = kinds.collect();
-        Mix {
+        let mut mix = Mix {
             replicas: rng.pick(&[1, 2, 2, 2, 3]),
             ack: rng.pick(&[
                 AckRule::Quorum,
@@ -169,10 +191,54 @@ impl Mix {
             kinds,
             pause_ms: rng.pick(&[200, 1000, 5000]),
             preemptions: rng.pick(&[0, 4, 64]),
+            budget: match rng.below(6) {
+                0 => Budget {
+                    duration_ticks_max: Some(rng.pick(&[1, 30, 1000])),
+                    ..Budget::UNBOUNDED
+                },
+                1 => Budget {
+                    records_max: Some(rng.below(20)),
+                    ..Budget::UNBOUNDED
+                },
+                2 => Budget {
+                    bytes_max: Some(rng.below(1 << 18)),
+                    ..Budget::UNBOUNDED
+                },
+                3 => Budget {
+                    stall_ticks_max: Some(rng.pick(&[1, 100, 2000])),
+                    ..Budget::UNBOUNDED
+                },
+                _ => Budget::UNBOUNDED,
+            },
+            pins: match rng.below(4) {
+                0 => PinLimits {
+                    log_bytes: Some(rng.pick(&[0, 1 << 20, 3 << 20])),
+                    ..PinLimits::DEFAULT
+                },
+                1 => PinLimits {
+                    preserved_bytes: Some(rng.below(1 << 16)),
+                    ..PinLimits::DEFAULT
+                },
+                _ => PinLimits::DEFAULT,
+            },
+            recoveries: rng.pick(&[1, 1, 4]),
+            in_place: rng.chance(4),
+            rebuild_full: rng.chance(2),
             weather: Weather {
                 delay_ns: rng.pick(&[50_000, 1_000_000, 20_000_000]),
                 ..Weather::default()
             },
+        };
+        if mix.in_place {
+            // In the middle of it a replica holds nothing of what it acknowledged.
+            mix.kinds.retain(|kind| !kind.promotes());
         }
+        mix
+    }
+
+    /// Whether anything is limited until all is healed.
+    #[must_use]
+    pub fn limits(&self) -> bool {
+        self.budget != Budget::UNBOUNDED || self.pins != PinLimits::DEFAULT
     }
 }

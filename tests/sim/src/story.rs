@@ -200,6 +200,7 @@ fn heal(cluster: &Arc<Cluster>) {
             cluster.tell(&format!("{} gets a new disk", name(node)));
         }
     }
+    lift_limits(cluster);
     // Whoever has to be promoted anew needs promises.
     let last = cluster.state().last_leader;
     let others = (0..cluster.nodes()).filter(|node| Some(*node) != last);
@@ -217,6 +218,15 @@ fn heal(cluster: &Arc<Cluster>) {
         }
     }
     operator::reassign(cluster);
+}
+
+/// A primary keeps its options as long as it runs.
+fn lift_limits(cluster: &Cluster) {
+    cluster.state().healed = true;
+    let leader = cluster.state().leader;
+    if let Some(leader) = leader.filter(|_| cluster.mix.limits()) {
+        cluster.stop(leader);
+    }
 }
 
 fn converge(cluster: &Cluster, primary: &Primary) -> Result<(), String> {

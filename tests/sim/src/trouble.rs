@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use seawall_recovery::id::ReplicaId;
+use seawall_recovery::session::Kind as Session;
 use seawall_recovery::simulated::{Node, Weather};
 use seawall_wal::disk::sim::{Effect, Fault, Rng, SimDisk};
 use seawall_wal::sync::turns;
@@ -475,5 +477,16 @@ impl Trouble {
         }
         operator::reassign(&self.cluster);
         operator::reassign(&self.cluster);
+        // A control plane that wants a replica recovered, whatever that one is at.
+        let Some(node) = self.replica().filter(|_| self.rng.chance(8)) else {
+            return;
+        };
+        let kind = self
+            .rng
+            .pick(&[Session::CatchUp, Session::Rebuild, Session::Reassign]);
+        let wanted = operator::assignment(&self.cluster, epoch);
+        let assigned = primary.assign(&wanted.recovering(ReplicaId::new(&name(node)), kind));
+        let assigned = assigned.map(|assigned| assigned.superseded.len());
+        self.tell(node, &format!("is to be recovered, {kind:?}: {assigned:?}"));
     }
 }
