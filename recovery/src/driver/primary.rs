@@ -349,10 +349,14 @@ impl Primary {
             Some(_) if shared.stopping() => Err(Error::ShutDown),
             Some(_) => Err(self.check_deposed().expect_err("deposed ends the wait")),
             None => {
-                // The waiter fails alone; a late acknowledgement still counts (D6).
+                // The waiter fails alone; a late acknowledgement still counts (D6), and one that
+                // came before we tell anybody is not late (A207).
                 let mut core = shared.core();
-                core.orchestrator.barrier_expired(lsn, shared.now());
                 let committed = core.orchestrator.ledger().committed();
+                if committed >= lsn {
+                    return Ok(committed);
+                }
+                core.orchestrator.barrier_expired(lsn, shared.now());
                 Err(Error::CommitTimeout {
                     lsn,
                     committed,

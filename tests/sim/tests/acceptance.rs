@@ -279,3 +279,41 @@ fn a_primary_whose_sync_failed_acknowledges_nothing_more_until_it_is_started_aga
         assert_eq!(read(cluster, 1), kept);
     });
 }
+
+// A207
+#[test]
+fn a_barrier_does_not_expire_for_what_an_acknowledgement_commits_in_the_same_moment() {
+    let mut expired = 0;
+    for seed in 0..20 {
+        let mix = Mix {
+            ack: AckRule::All,
+            preemptions: 512,
+            ..Mix::quiet()
+        };
+        scene(seed, &mix, |cluster| {
+            let (primary, reign) = cluster.primary().unwrap();
+            for node in 1..cluster.nodes() {
+                assert!(primary.wait_in_sync(&name(node), Lsn::ZERO, PATIENCE));
+            }
+            for micros in (0..600).step_by(10) {
+                let begun = cluster.history().begin(reign, 5..6, false).unwrap();
+                let bytes = bytes_of(begun.stamp, 1);
+                let lsn = primary.write(5 * CELL, &bytes, Durability::Volatile);
+                let lsn = lsn.unwrap();
+                primary.volume().flush().unwrap();
+                match primary.wait_committed(lsn, Duration::from_micros(micros)) {
+                    Ok(committed) => assert!(committed >= lsn),
+                    Err(Error::CommitTimeout { committed, .. }) => {
+                        assert!(
+                            committed < lsn,
+                            "{lsn} expired, and {committed} is committed"
+                        );
+                        expired += 1;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+    }
+    assert!(expired > 0, "no barrier came near its end");
+}
