@@ -54,8 +54,10 @@ impl Trouble {
         let confirmed = self.cluster.primary().is_some_and(|(primary, _)| {
             let log = primary.volume().log();
             let committed = log.frontiers().committed;
-            let last = log.lineage().last();
-            primary.confirmed() && last.is_some_and(|entry| entry.first <= committed)
+            // An epoch without a record has no entry.
+            let epoch = primary.volume().meta().get().epoch;
+            let own = log.lineage().last().filter(|entry| entry.epoch == epoch);
+            primary.confirmed() && own.is_some_and(|entry| entry.first <= committed)
         });
         never.store(confirmed, Ordering::Relaxed);
         if betrayed {
