@@ -14,7 +14,7 @@ use seawall_snapshot::{Access, Background, CreateOptions, Volume};
 use seawall_wal::disk::sim::SimDisk;
 use seawall_wal::disk::{Disk, File, OpenMode};
 use seawall_wal::sync::{self, JoinHandle, Mutex, MutexGuard, turns};
-use seawall_wal::{BlockSize, Clock, Epoch, Geometry, Meta, Role};
+use seawall_wal::{BlockSize, Clock, Epoch, Geometry, Lsn, LsnRange, Meta, Role};
 
 use crate::disk::{TimedDisk, WorldClock};
 use crate::history::{CELL, History, Reign};
@@ -59,6 +59,8 @@ pub struct Slot {
     pub tainted: bool,
     /// Bits of its disk are not what was written.
     pub rotten: bool,
+    /// A record of its log is not what was written, and its replicas hold that record.
+    pub damaged: bool,
     /// The highest epoch that it promised to anybody.
     pub promised: Epoch,
     /// Disks that it was given in place of its first.
@@ -137,6 +139,7 @@ impl Slot {
             running: Running::Nothing,
             tainted: false,
             rotten: false,
+            damaged: false,
             promised: Epoch::default(),
             disks: 0,
             earlier: None,
@@ -324,7 +327,7 @@ impl Cluster {
         let dir = Path::new(DIR);
         let opened = Volume::open_with(&disk, dir, &clock, Access::Primary, background);
         let (volume, _) = opened.map_err(|error| format!("open: {error}"))?;
-        self.inspect(node, &volume);
+        let volume = self.whole(node, volume, &options)?;
         if !healed {
             volume.log().set_pin_limits(self.mix.pins);
         }
@@ -345,6 +348,40 @@ impl Cluster {
         drop(state);
         self.tell(&format!("{} is primary", name(node)));
         Ok(())
+    }
+
+    /// The volume of a primary that starts, with what its log has lost from its replicas, as
+    /// `seawall primary` does.
+    fn whole(
+        &self,
+        node: Node,
+        volume: Arc<Volume>,
+        options: &PrimaryOptions,
+    ) -> Result<Arc<Volume>, String> {
+        self.inspect(node, &volume);
+        let damaged = self.state().slots[node as usize].damaged;
+        if !damaged {
+            return Ok(volume);
+        }
+        // An open believes the index of a sealed segment (D15): whoever was told by `verify` has
+        // every record read.
+        let log = volume.log();
+        let tail = Lsn::new(log.first_retained().get().saturating_sub(1));
+        let known = log.prove_full(LsnRange::new(tail, log.frontiers().durable));
+        if known.is_ok() && log.lost().is_empty() {
+            return Ok(volume);
+        }
+        let healed = Primary::heal(&volume, options).map_err(|error| format!("heal: {error}"))?;
+        let text = format!("{} has {} records back", name(node), healed.records);
+        self.tell(&text);
+        {
+            let mut state = self.state();
+            let slot = &mut state.slots[node as usize];
+            slot.damaged = false;
+            slot.tainted = false;
+        }
+        self.inspect(node, &healed.volume);
+        Ok(healed.volume)
     }
 
     /// Starts the replica on `node`.
@@ -374,7 +411,12 @@ impl Cluster {
 
     /// A volume that was just opened is whole, unless its disk changes what it holds.
     fn inspect(&self, node: Node, volume: &Volume) {
-        if self.state().slots[node as usize].rotten {
+        let bad = {
+            let state = self.state();
+            let slot = &state.slots[node as usize];
+            slot.rotten || slot.damaged
+        };
+        if bad {
             return;
         }
         // OK because a disk that fails to be read is a fault of its own.

@@ -71,11 +71,13 @@ pub enum Kind {
     Betray,
     /// A replica is killed, and somebody who wanted to be primary long ago asks it again.
     Late,
+    /// A record rots in the log of a primary at rest, and a replica holds it.
+    Damage,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 31] = [
+    pub const ALL: [Kind; 32] = [
         Kind::KillPrimary,
         Kind::CutPrimary,
         Kind::KillReplica,
@@ -107,6 +109,7 @@ impl Kind {
         Kind::Newcomer,
         Kind::Betray,
         Kind::Late,
+        Kind::Damage,
     ];
 
     /// Whether another one becomes primary.
@@ -191,7 +194,7 @@ impl Mix {
             kinds,
             pause_ms: rng.pick(&[200, 1000, 5000]),
             preemptions: rng.pick(&[0, 4, 64]),
-            budget: match rng.below(6) {
+            budget: match rng.below(16) {
                 0 => Budget {
                     duration_ticks_max: Some(rng.pick(&[1, 30, 1000])),
                     ..Budget::UNBOUNDED
@@ -210,7 +213,7 @@ impl Mix {
                 },
                 _ => Budget::UNBOUNDED,
             },
-            pins: match rng.below(4) {
+            pins: match rng.below(6) {
                 0 => PinLimits {
                     log_bytes: Some(rng.pick(&[0, 1 << 20, 3 << 20])),
                     ..PinLimits::DEFAULT
@@ -234,11 +237,5 @@ impl Mix {
             mix.kinds.retain(|kind| !kind.promotes());
         }
         mix
-    }
-
-    /// Whether anything is limited until all is healed.
-    #[must_use]
-    pub fn limits(&self) -> bool {
-        self.budget != Budget::UNBOUNDED || self.pins != PinLimits::DEFAULT
     }
 }

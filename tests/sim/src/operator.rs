@@ -215,6 +215,25 @@ fn rank_of(report: &PromiseReport) -> Rank {
     rank(report.last_entry, report.durable)
 }
 
+/// A record with this payload rots in the log of a node at rest. Whether it was found there.
+pub fn damage(cluster: &Cluster, node: Node, payload: &[u8]) -> bool {
+    let mut state = cluster.state();
+    let slot = &mut state.slots[node as usize];
+    let sim = slot.disk.sim();
+    let paths = sim.paths().into_iter();
+    for path in paths.filter(|path| path.starts_with(Path::new(DIR).join("wal"))) {
+        let bytes = sim.read_file(&path).unwrap_or_default();
+        let mut sectors = (0..bytes.len()).step_by(512);
+        let at = sectors.find(|at| bytes[*at..].starts_with(payload));
+        if at.is_some_and(|at| sim.flip(&path, at as u64, 1).is_ok()) {
+            slot.damaged = true;
+            slot.tainted = true;
+            return true;
+        }
+    }
+    false
+}
+
 /// What the leader of `cluster` should have assigned now.
 #[must_use]
 pub fn assignment(cluster: &Cluster, epoch: Epoch) -> Assignment {

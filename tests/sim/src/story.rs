@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use seawall_recovery::Primary;
+use seawall_recovery::budget::Budget;
 use seawall_snapshot::{Durability, Volume};
-use seawall_wal::Lsn;
 use seawall_wal::disk::sim::{Rng, SimDisk};
 use seawall_wal::sync::{self, turns};
+use seawall_wal::{Lsn, PinLimits};
 
 use crate::clients::{Client, Own};
 use crate::cluster::{Cluster, name};
@@ -64,6 +65,8 @@ impl Report {
 fn pace(mix: &Mix) -> turns::Pace {
     turns::Pace {
         preemptions: mix.preemptions,
+        // A run takes some ten thousand.
+        turns_max: 1_000_000,
         ..turns::Pace::default()
     }
 }
@@ -220,11 +223,17 @@ fn heal(cluster: &Arc<Cluster>) {
     operator::reassign(cluster);
 }
 
-/// A primary keeps its options as long as it runs.
+/// What pins may keep can be said at any time; the other options of a primary stay as long as it
+/// runs.
 fn lift_limits(cluster: &Cluster) {
     cluster.state().healed = true;
+    let Some((primary, _)) = cluster.primary() else {
+        return;
+    };
+    primary.volume().log().set_pin_limits(PinLimits::DEFAULT);
+    drop(primary);
     let leader = cluster.state().leader;
-    if let Some(leader) = leader.filter(|_| cluster.mix.limits()) {
+    if let Some(leader) = leader.filter(|_| cluster.mix.budget != Budget::UNBOUNDED) {
         cluster.stop(leader);
     }
 }

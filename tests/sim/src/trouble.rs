@@ -121,6 +121,7 @@ impl Trouble {
             Kind::Forget => self.forget(),
             Kind::Newcomer => self.newcomer(),
             Kind::Late => self.ask_late(),
+            Kind::Damage => self.damage(),
         }
     }
 

@@ -10,10 +10,10 @@ use seawall_recovery::{AckRule, Primary};
 use seawall_snapshot::Durability;
 use seawall_wal::disk::sim::{Effect, Fault, Rng, SimDisk};
 use seawall_wal::sync::{self, JoinHandle, turns};
-use seawall_wal::{Epoch, IoOp};
+use seawall_wal::{Epoch, IoOp, Lsn};
 
 use super::Trouble;
-use crate::cluster::CELLS;
+use crate::cluster::{CELLS, name};
 use crate::history::{CELL, bytes_of};
 use crate::operator;
 
@@ -204,6 +204,36 @@ impl Trouble {
         if !small && self.cluster.volume_of(node).is_some() {
             self.restart(node);
         }
+        self.bring_back(node);
+    }
+
+    /// A record of the log rots while the primary is stopped, and comes back from a replica.
+    pub(super) fn damage(&mut self) {
+        let Some((node, _holds)) = self.hold_alone(|trouble| trouble.hold_leader()) else {
+            return;
+        };
+        let Some((primary, _)) = self.cluster.primary() else {
+            return;
+        };
+        let log = primary.volume().log();
+        let (first, last) = (log.first_retained().get(), log.frontiers().committed);
+        if first > last.get() {
+            return;
+        }
+        let lsn = Lsn::new(first + self.rng.below(last.get() - first + 1));
+        let mut others = (0..self.cluster.nodes()).filter(|other| *other != node);
+        let held = others.any(|other| primary.wait_in_sync(&name(other), last, Duration::ZERO));
+        let record = log.read_record(lsn).ok().filter(|_| held);
+        drop(primary);
+        let Some(record) = record.filter(|record| !record.payload().is_empty()) else {
+            return;
+        };
+        // A clean close says how far the log goes: damage below that is never taken for a torn end.
+        self.cluster.stop(node);
+        if operator::damage(&self.cluster, node, record.payload()) {
+            self.tell(node, &format!("has lost record {lsn}"));
+        }
+        self.idle(500);
         self.bring_back(node);
     }
 
