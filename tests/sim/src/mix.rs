@@ -112,9 +112,10 @@ impl Kind {
         Kind::Damage,
     ];
 
-    /// Whether another one becomes primary.
+    /// Whether another one becomes primary, or may have to.
     fn promotes(self) -> bool {
-        [Kind::Failover, Kind::Usurp, Kind::Strand, Kind::Betray].contains(&self)
+        use Kind::{Betray, Damage, Failover, Strand, Usurp};
+        [Failover, Usurp, Strand, Betray, Damage].contains(&self)
     }
 }
 

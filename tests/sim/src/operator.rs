@@ -263,6 +263,21 @@ pub fn reassign(cluster: &Cluster) {
     }
 }
 
+/// What it has lost may be reclaimed everywhere, or nobody who holds it answers: another one leads.
+fn give_up(cluster: &Arc<Cluster>, node: Node) -> Result<(), String> {
+    let others: Vec<Node> = {
+        let state = cluster.state();
+        let slots = (0..).zip(&state.slots);
+        let running = slots.filter(|(_, slot)| matches!(slot.running, Running::Replica(_)));
+        running.map(|(node, _)| node).collect()
+    };
+    let first = *others.first().ok_or("nobody else is there")?;
+    let _hold = cluster.hold(first).ok_or("somebody is at the next one")?;
+    lead(cluster, first)?;
+    cluster.demote(node)?;
+    cluster.start_replica(node)
+}
+
 /// Brings a node back that the caller holds: whoever was primary last as that, if nobody else may
 /// be, everybody else as a replica.
 ///
@@ -279,7 +294,12 @@ pub fn bring_back(cluster: &Arc<Cluster>, node: Node) -> Result<(), String> {
     match (down, leads) {
         (false, false) => Ok(()),
         (true, false) => cluster.start_replica(node),
-        (true, true) if !superseded => cluster.start_primary(node),
+        (true, true) if !superseded => match cluster.start_primary(node) {
+            Err(error) if cluster.state().slots[node as usize].damaged => {
+                give_up(cluster, node).map_err(|then| format!("{error}; {then}"))
+            }
+            started => started,
+        },
         // Somebody may have promised a later epoch to one that did not become primary.
         (_, true) => {
             if down {

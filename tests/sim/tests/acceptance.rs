@@ -3,25 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use seawall_recovery::budget::Budget;
+use seawall_recovery::simulated::Weather;
 use seawall_recovery::{AckRule, Error, Primary};
 use seawall_sim::cluster::{Cluster, name};
 use seawall_sim::history::{CELL, bytes_of, stamp_of};
 use seawall_sim::operator::{self, Promotion};
 use seawall_sim::{Mix, scene};
 use seawall_snapshot::{Durability, Error as VolumeError};
-use seawall_wal::Lsn;
 use seawall_wal::disk::sim::SimDisk;
 use seawall_wal::sync::turns;
+use seawall_wal::{Lsn, LsnRange};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn with(ack: AckRule, body: impl Fn(&Arc<Cluster>)) {
+    let mix = Mix {
+        ack,
+        ..Mix::quiet()
+    };
+    under(&mix, body);
+}
+
+/// Several seeds, each with every replica in sync.
+fn under(mix: &Mix, body: impl Fn(&Arc<Cluster>)) {
     for seed in 0..5 {
-        let mix = Mix {
-            ack,
-            ..Mix::quiet()
-        };
-        scene(seed, &mix, |cluster| {
+        scene(seed, mix, |cluster| {
             let (primary, _) = cluster.primary().unwrap();
             for node in 1..cluster.nodes() {
                 assert!(primary.wait_in_sync(&name(node), Lsn::ZERO, PATIENCE));
@@ -38,10 +45,14 @@ fn primary(cluster: &Cluster) -> Arc<Primary> {
 
 /// Writes one cell, as the history knows it.
 fn write(cluster: &Cluster, cell: u64) -> (u64, Result<Lsn, Error>) {
+    write_cells(cluster, cell, 1)
+}
+
+fn write_cells(cluster: &Cluster, cell: u64, cells: u64) -> (u64, Result<Lsn, Error>) {
     let (primary, reign) = cluster.primary().unwrap();
-    let begun = cluster.history().begin(reign, cell..cell + 1, false);
+    let begun = cluster.history().begin(reign, cell..cell + cells, false);
     let begun = begun.unwrap();
-    let bytes = bytes_of(begun.stamp, 1);
+    let bytes = bytes_of(begun.stamp, cells);
     let written = primary.write(cell * CELL, &bytes, Durability::Durable);
     if written.is_ok() {
         cluster.history().commit(&begun);
@@ -166,6 +177,198 @@ fn a_barrier_waits_for_what_did_not_arrive_and_a_late_acknowledgement_commits_it
         cluster.network.open_all();
         let late = primary(cluster).wait_committed(lsn, PATIENCE);
         assert_eq!(late.unwrap(), lsn);
+    });
+}
+
+/// What the primary told of `n2`, by name.
+fn events(cluster: &Cluster) -> Vec<&'static str> {
+    let events = primary(cluster).events();
+    let of = events.iter().filter(|event| {
+        let replica = event.replica.as_ref();
+        replica.is_some_and(|replica| replica.as_str() == "n2")
+    });
+    of.map(|event| event.what.name()).collect()
+}
+
+fn wait_for(cluster: &Cluster, event: &str) {
+    let begun = turns::now_ns();
+    while !events(cluster).contains(&event) {
+        let waited = Duration::from_nanos(turns::now_ns() - begun);
+        assert!(waited < PATIENCE, "no {event}: {:?}", events(cluster));
+        turns::sleep(Duration::from_millis(1));
+    }
+}
+
+fn limited(budget: Budget) -> Mix {
+    Mix {
+        budget,
+        ..Mix::quiet()
+    }
+}
+
+/// 24 records of 64 KiB that `n2` has to catch up with.
+fn fall_behind(cluster: &Cluster) -> Lsn {
+    cluster.crash(2, false);
+    let mut head = Lsn::ZERO;
+    for at in 0..24 {
+        head = write_cells(cluster, at * 128, 128).1.unwrap();
+    }
+    head
+}
+
+/// A millisecond for each KiB.
+fn slow_down(cluster: &Cluster) {
+    cluster.network.set_weather(Weather {
+        ns_per_kib: 1_000_000,
+        ..Weather::default()
+    });
+}
+
+// A208
+#[test]
+fn a_catch_up_that_takes_too_long_needs_a_rebuild() {
+    let budget = Budget {
+        duration_ticks_max: Some(3),
+        ..Budget::UNBOUNDED
+    };
+    under(&limited(budget), |cluster| {
+        fall_behind(cluster);
+        slow_down(cluster);
+        operator::bring_back(cluster, 2).unwrap();
+        wait_for(cluster, "budget-escalated");
+        assert!(events(cluster).contains(&"marked"));
+        turns::sleep(Duration::from_secs(20));
+        let status = primary(cluster).status();
+        let n2 = status.replicas.iter().find(|of| of.id == "n2").unwrap();
+        assert!(n2.needs_rebuild, "{n2:?}");
+        let n1 = status.replicas.iter().find(|of| of.id == "n1").unwrap();
+        assert_eq!((n1.state.as_str(), n1.needs_rebuild), ("in_sync", false));
+    });
+}
+
+// A208
+#[test]
+fn the_time_of_a_catch_up_that_ended_does_not_run_on() {
+    let budget = Budget {
+        duration_ticks_max: Some(4000),
+        ..Budget::UNBOUNDED
+    };
+    under(&limited(budget), |cluster| {
+        let head = fall_behind(cluster);
+        slow_down(cluster);
+        operator::bring_back(cluster, 2).unwrap();
+        assert!(primary(cluster).wait_in_sync("n2", head, PATIENCE));
+        let before = events(cluster);
+        turns::sleep(Duration::from_secs(30));
+        assert_eq!(events(cluster), before);
+        assert!(primary(cluster).wait_in_sync("n2", head, Duration::ZERO));
+    });
+}
+
+// A209
+#[test]
+fn a_catch_up_that_is_cut_off_leaves_the_prefix_that_it_made_durable() {
+    let budget = Budget {
+        duration_ticks_max: Some(3000),
+        ..Budget::UNBOUNDED
+    };
+    under(&limited(budget), |cluster| {
+        let before = primary(cluster).flush().unwrap();
+        cluster.crash(2, false);
+        let mut head = before;
+        for at in 0..4 {
+            head = write_cells(cluster, at * 1024, 1024).1.unwrap();
+        }
+        let disk = Arc::clone(&cluster.state().slots[2].disk);
+        disk.slow(Duration::from_millis(20));
+        operator::bring_back(cluster, 2).unwrap();
+        let durable = |cluster: &Cluster| {
+            let volume = cluster.volume_of(2).unwrap();
+            volume.log().frontiers().durable
+        };
+        while durable(cluster) == before {
+            turns::sleep(Duration::from_millis(1));
+        }
+        disk.stick(Duration::from_secs(5));
+        wait_for(cluster, "budget-escalated");
+        let kept = durable(cluster);
+        assert!(before < kept && kept < head, "{before} {kept} {head}");
+        // Until something else is whole, it is what a restart finds.
+        isolate(cluster, 2);
+        cluster.crash(2, true);
+        operator::bring_back(cluster, 2).unwrap();
+        assert!(durable(cluster) >= kept);
+        cluster.network.open_all();
+    });
+}
+
+// A216
+#[test]
+fn a_range_with_a_damaged_record_is_recovered_once_a_replica_has_supplied_it() {
+    with(AckRule::Quorum, |cluster| {
+        let before = primary(cluster).flush().unwrap();
+        cluster.crash(2, true);
+        let written: Vec<_> = (0..8).map(|cell| write(cluster, 8 * cell)).collect();
+        let (stamp, lsn) = (written[3].0, written[3].1.as_ref().unwrap());
+        let lsn = *lsn;
+        let head = *written[7].1.as_ref().unwrap();
+        let whole = LsnRange::new(before, head);
+        let record = primary(cluster).volume().log().read_record(lsn).unwrap();
+        assert_eq!(primary(cluster).volume().log().prove(whole), Ok(()));
+        assert!(primary(cluster).wait_in_sync("n1", head, PATIENCE));
+        cluster.stop(0);
+        assert!(operator::damage(cluster, 0, record.payload()));
+        // Nobody who holds it is there.
+        isolate(cluster, 1);
+        let refused = operator::bring_back(cluster, 0).unwrap_err();
+        assert!(
+            refused.contains(&format!("records ({}, {lsn}]", lsn.get() - 1)),
+            "{refused}"
+        );
+        cluster.network.open_all();
+        operator::bring_back(cluster, 0).unwrap();
+        primary(cluster).volume().log().prove_full(whole).unwrap();
+        operator::bring_back(cluster, 2).unwrap();
+        assert!(primary(cluster).wait_in_sync("n2", head, PATIENCE));
+        let records = primary(cluster).recoveries();
+        let last = records.iter().rfind(|record| record.replica == "n2");
+        assert_eq!(last.unwrap().outcome, "catch-up");
+        assert_eq!(read(cluster, 24), stamp);
+    });
+}
+
+// A217
+#[test]
+fn a_recovery_that_is_asked_for_while_one_is_under_way_begins_nothing() {
+    with(AckRule::Quorum, |cluster| {
+        let head = fall_behind(cluster);
+        slow_down(cluster);
+        let count = |event| {
+            events(cluster)
+                .iter()
+                .filter(|name| **name == event)
+                .count()
+        };
+        let sessions = count("session-created");
+        operator::bring_back(cluster, 2).unwrap();
+        let under_way = count("catchup-started");
+        while count("catchup-started") == under_way {
+            turns::sleep(Duration::from_millis(1));
+        }
+        for _ in 0..5 {
+            operator::reassign(cluster);
+            turns::sleep(Duration::from_millis(100));
+        }
+        assert!(
+            !primary(cluster).wait_in_sync("n2", head, Duration::ZERO),
+            "too fast"
+        );
+        assert!(primary(cluster).wait_in_sync("n2", head, PATIENCE));
+        assert_eq!(count("session-created"), sessions + 1);
+        assert_eq!(count("session-superseded") + count("session-failed"), 0);
+        let records = primary(cluster).recoveries();
+        let of = records.iter().filter(|record| record.replica == "n2");
+        assert_eq!(of.filter(|record| record.outcome == "catch-up").count(), 1);
     });
 }
 

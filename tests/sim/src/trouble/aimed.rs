@@ -217,12 +217,16 @@ impl Trouble {
         };
         let log = primary.volume().log();
         let (first, last) = (log.first_retained().get(), log.frontiers().committed);
-        if first > last.get() {
+        if first > last.get() || self.cluster.nodes() < 3 {
             return;
         }
         let lsn = Lsn::new(first + self.rng.below(last.get() - first + 1));
         let mut others = (0..self.cluster.nodes()).filter(|other| *other != node);
-        let held = others.any(|other| primary.wait_in_sync(&name(other), last, Duration::ZERO));
+        let held = others.any(|other| {
+            let volume = self.cluster.volume_of(other);
+            let holds = volume.is_some_and(|volume| volume.log().first_retained() <= lsn);
+            holds && primary.wait_in_sync(&name(other), last, Duration::ZERO)
+        });
         let record = log.read_record(lsn).ok().filter(|_| held);
         drop(primary);
         let Some(record) = record.filter(|record| !record.payload().is_empty()) else {
