@@ -8,6 +8,7 @@ use crate::history::{History, ReplicaFacts};
 use crate::orchestrator::{Call, Orchestrator};
 use crate::outcome::{self, Asked, Decision, Outcome, Source, SourceKind, Verdict};
 use crate::plan::{Held, Pin, PinPart, PinRefused, PinRequest, Plan, Storage, Work};
+use crate::sender::Sender;
 use crate::session::{Kind, Step};
 
 /// How often the history is read again when it moves under us, before the attempt is given up.
@@ -62,9 +63,8 @@ impl<P: Pin> Orchestrator<P> {
             let before = self.history(storage);
             let first = outcome::classify(&before, facts);
             if first.outcome().is_none() {
-                self.note_above(&first);
                 // OK because rows 1 to 3 hold for a rebuild too: this handshake is refused.
-                self.handshake(call, facts, &before)?;
+                self.defer_rebuild(call, facts, &before)?;
             }
             let source = outcome::rebuild_source(&before, asked);
             let work = Work::Rebuild { source };
@@ -80,7 +80,7 @@ impl<P: Pin> Orchestrator<P> {
             if !still_sound(&seen, source) {
                 continue;
             }
-            let decision = self.handshake(call, facts, &seen)?;
+            let decision = self.defer_rebuild(call, facts, &seen)?;
             self.asked(call.replica, call.now);
             let held = self.bind(call, source, pin)?;
             let names = (call.replica.clone(), call.session);
@@ -152,6 +152,28 @@ impl<P: Pin> Orchestrator<P> {
         }
         self.ledger.asked(call.replica);
         self.log_confirmed(was, call.now);
+    }
+
+    /// The handshake of a rebuild. What it would replace counts no more, unless it has to wait: then
+    /// the replica keeps what it acknowledges to an unconfirmed primary (D1), which may need just
+    /// that to be confirmed. A marked replica is in doubt, and was only asked.
+    fn defer_rebuild(
+        &mut self,
+        call: Call<'_>,
+        facts: &ReplicaFacts,
+        history: &History,
+    ) -> Result<Decision, Failure> {
+        let result = self.handshake(call, facts, history);
+        if let Err(Failure::NotYet(decision)) = &result {
+            let sender = self.registry.sender(call.replica);
+            if sender.is_ok_and(Sender::needs_rebuild) {
+                self.note_above(decision);
+                self.asked(call.replica, call.now);
+            } else {
+                self.count_handshake(call, decision);
+            }
+        }
+        result
     }
 
     /// D1: a rebuild drops such records as surely as a truncation does.

@@ -520,3 +520,46 @@ fn a_barrier_does_not_expire_for_what_an_acknowledgement_commits_in_the_same_mom
     }
     assert!(expired > 0, "no barrier came near its end");
 }
+
+// D1, D11: one that may be neither cut nor rebuilt yet acknowledges all that we share with it.
+#[test]
+fn a_primary_that_rebuilds_everybody_is_confirmed_although_one_of_them_is_ahead() {
+    let mix = Mix {
+        ack: AckRule::All,
+        rebuild_full: true,
+        ..Mix::quiet()
+    };
+    under(&mix, |cluster| {
+        let (stamp, written) = write(cluster, 7);
+        assert!(written.is_ok());
+        cluster.stop(0);
+        promote(cluster, 1);
+        return_as_replica(cluster, 0);
+        let first = primary(cluster);
+        for node in [0, 2] {
+            assert!(first.wait_in_sync(&name(node), Lsn::ZERO, PATIENCE));
+        }
+        assert!(first.confirmed());
+        drop(first);
+        isolate(cluster, 1);
+        let (_, ahead) = write(cluster, 8);
+        assert!(
+            matches!(ahead, Err(Error::CommitTimeout { .. })),
+            "{ahead:?}"
+        );
+        cluster.stop(1);
+        promote(cluster, 2);
+        cluster.network.open_all();
+        return_as_replica(cluster, 1);
+        let second = primary(cluster);
+        for node in [0, 1] {
+            assert!(
+                second.wait_in_sync(&name(node), Lsn::ZERO, PATIENCE),
+                "n{node}"
+            );
+        }
+        assert!(second.confirmed());
+        assert_eq!(read(cluster, 7), stamp);
+        assert!(write(cluster, 9).1.is_ok());
+    });
+}

@@ -1,6 +1,7 @@
 //! Plans and their pins (1.20).
 
 use super::*;
+use crate::outcome::Verdict;
 
 // A173
 #[test]
@@ -274,5 +275,27 @@ fn a_full_base_that_was_asked_for_says_so() {
             assert_eq!(source.kind, SourceKind::FullBase { why });
             assert!(one.has("plan-rebuild-full-base"));
         }
+    }
+}
+
+// D1: it may be neither cut nor rebuilt before we are confirmed, and we may need it for that.
+#[test]
+fn a_replica_to_rebuild_that_has_to_wait_acknowledges_what_it_shares() {
+    for (marked, standing) in [(false, Standing::Confirmed), (true, Standing::Unconfirmed)] {
+        let r1 = id("r1");
+        let mut orchestrator = reopened(&["r1"], 100);
+        orchestrator.restore(&r1, marked, None, T0).unwrap();
+        let mut storage = TestStorage::new(history(100).committed(90));
+        let session = orchestrator.connected(&r1, Kind::Rebuild);
+        let ahead = replica(101).with_lineage(&[(1, 1, 1), (1, 3, 101)]);
+        let asked = Asked::FullBase;
+        let failure = orchestrator
+            .plan_rebuild(call(&r1, session), &ahead, asked, &mut storage)
+            .unwrap_err();
+        let Failure::NotYet(decision) = failure else {
+            panic!("{failure}");
+        };
+        assert_eq!(decision.verdict, Verdict::NotYet { fetch: None });
+        assert_eq!(orchestrator.ledger.standing(), standing, "marked: {marked}");
     }
 }
