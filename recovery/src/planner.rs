@@ -154,9 +154,9 @@ impl<P: Pin> Orchestrator<P> {
         self.log_confirmed(was, call.now);
     }
 
-    /// The handshake of a rebuild. What it would replace counts no more, unless it has to wait: then
-    /// the replica keeps what it acknowledges to an unconfirmed primary (D1), which may need just
-    /// that to be confirmed. A marked replica is in doubt, and was only asked.
+    /// The handshake of a rebuild. What it would replace counts no more, unless it has to wait:
+    /// then the replica keeps what it acknowledges to an unconfirmed primary (D1), which may need
+    /// just that to be confirmed. A marked replica is in doubt, and was only asked.
     fn defer_rebuild(
         &mut self,
         call: Call<'_>,

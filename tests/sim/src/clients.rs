@@ -1,5 +1,5 @@
-//! Clients: each writes cells of its own and reads them back. Of some blocks each has a part, so that
-//! writes meet in one block that do not meet in a cell.
+//! Clients: each writes cells of its own and reads them back. Of some blocks each has a part, so
+//! that writes meet in one block that do not meet in a cell.
 
 use std::ops::Range;
 use std::sync::Arc;

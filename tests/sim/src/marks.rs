@@ -1,5 +1,5 @@
-//! The names of all events of recovery, from where they are defined, so that the ones that no run met
-//! can be told.
+//! The names of all events of recovery, from where they are defined, so that the ones that no run
+//! met can be told.
 
 const SOURCE: &str = include_str!("../../../recovery/src/event.rs");
 

@@ -63,7 +63,7 @@ pub enum Kind {
     Strand,
     /// A node loses power at some operation of a capture.
     Capture,
-    /// A primary is killed when a sync of its state log has failed, and loses power some time later.
+    /// A primary is killed when its state log could not be synced, and loses power later.
     Forget,
     /// A replica comes back with an empty disk that is too small, or fails, for a while.
     Newcomer,

@@ -180,7 +180,8 @@ fn decide(cluster: &Cluster, winner: Node, epoch: Epoch, volume: &Volume) -> Pro
     }
 }
 
-/// Asks a node for its promise, which it must not have given to anybody of this epoch or a later one.
+/// Asks a node for its promise, which it must not have given to anybody of this epoch or a later
+/// one.
 ///
 /// # Errors
 /// Why it gives none.
