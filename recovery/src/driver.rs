@@ -74,6 +74,13 @@ impl Threads {
     }
 }
 
+/// Runs what one connection needs. A panic ends that and nothing else: what it holds is released on
+/// the way, the deciding half changes nothing before its checks have passed, and log and volume
+/// answer for themselves.
+fn contained<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    sync::contain(work).unwrap_or_else(|what| Err(Error::Panicked { what }))
+}
+
 /// Serves the `ctl` socket of a volume directory until dropped (D24).
 #[derive(Debug)]
 pub struct CtlServer {

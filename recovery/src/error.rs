@@ -186,6 +186,12 @@ pub enum Error {
         /// What is wrong.
         what: seawall_wal::Damage,
     },
+    /// A mistake of ours: one session ended with it, and no other.
+    #[error("a session panicked: {what}; this is a bug of the engine")]
+    Panicked {
+        /// What it said.
+        what: String,
+    },
     /// The primary or replica was shut down while a call was waiting.
     #[error("shut down")]
     ShutDown,

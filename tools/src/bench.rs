@@ -14,6 +14,7 @@ mod engine;
 mod floor;
 mod floor_read;
 mod floor_tcp;
+mod foreground;
 mod histogram;
 mod image_read;
 mod level;

@@ -43,7 +43,7 @@ mod threads;
 pub mod turns;
 
 pub(crate) use gate::Gate;
-pub use threads::{JoinHandle, beside, spawn};
+pub use threads::{JoinHandle, beside, contain, spawn};
 pub use types::*;
 
 #[cfg(test)]

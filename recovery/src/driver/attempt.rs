@@ -8,9 +8,10 @@ use seawall_wal::sync::beside;
 use seawall_wal::sync::mpsc::{Receiver, sync_channel};
 use seawall_wal::{Lsn, LsnRange};
 
+use super::contained;
 use super::conversation::{Conversation, INBOX_MAX};
 use super::core::{Aim, Core, Shared};
-use super::ending::conclude;
+use super::ending::{conclude, conclude_current};
 use super::storage::{VolumePin, VolumeStorage};
 use super::tally::Tally;
 use crate::budget::Peer;
@@ -38,11 +39,11 @@ const BASE_BYTES_PER_S_MIN: u64 = 4 << 20;
 /// How often the speaker looks whether it should stop.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 
-/// What follows an attempt that ended well.
+/// What follows an attempt.
 enum Next {
-    /// The primary stops.
+    /// The primary stops, or the replica was removed.
     Stop,
-    /// Another session at once: the outcome was needs rebuild.
+    /// Another attempt: at once, where the outcome was needs rebuild.
     Again,
 }
 
@@ -51,36 +52,57 @@ enum Next {
 pub(super) fn keep_level(shared: &Shared, replica: &ReplicaId, keeper: u64) {
     let mut pause = PAUSE_MIN;
     while !shared.stopping() {
-        let Some(aim) = shared.core().aim(replica, keeper) else {
-            return;
-        };
-        let error = match attempt(shared, &aim) {
+        match contained(|| try_once(shared, replica, keeper, &mut pause)) {
             Ok(Next::Stop) => return,
-            Ok(Next::Again) => {
-                pause = PAUSE_MIN;
-                continue;
-            }
-            Err(error) => error,
-        };
-        tracing::debug!(%replica, %error, "recovery attempt ended");
-        let streamed = shared.step(|core, now| {
-            let Some(extra) = core.kept(replica, keeper) else {
-                return Ok(false);
-            };
-            extra.cause = Some(error.to_string());
-            extra.misassigned = error.is_misassigned();
-            extra.chunks = None;
-            extra.progress = None;
-            let streamed = extra.live.take().is_some();
-            core.orchestrator.asked(replica, now);
-            Ok(streamed)
-        });
-        if streamed.unwrap_or(false) {
-            pause = PAUSE_MIN;
+            Ok(Next::Again) => {}
+            Err(error) => tracing::error!(%replica, %error, "between two attempts"),
         }
-        shared.pause_at(&aim, pause);
-        pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// One attempt, and the pause behind it.
+fn try_once(
+    shared: &Shared,
+    replica: &ReplicaId,
+    keeper: u64,
+    pause: &mut Duration,
+) -> Result<Next, Error> {
+    let Some(aim) = shared.core().aim(replica, keeper) else {
+        return Ok(Next::Stop);
+    };
+    let error = match contained(|| attempt(shared, &aim)) {
+        Ok(Next::Stop) => return Ok(Next::Stop),
+        Ok(Next::Again) => {
+            *pause = PAUSE_MIN;
+            return Ok(Next::Again);
+        }
+        Err(error) => error,
+    };
+    match &error {
+        Error::Panicked { .. } => {
+            tracing::error!(%replica, %error, "recovery attempt ended");
+            conclude_current(shared, replica, &error);
+        }
+        error => tracing::debug!(%replica, %error, "recovery attempt ended"),
+    }
+    let streamed = shared.step(|core, now| {
+        let Some(extra) = core.kept(replica, keeper) else {
+            return Ok(false);
+        };
+        extra.cause = Some(error.to_string());
+        extra.misassigned = error.is_misassigned();
+        extra.chunks = None;
+        extra.progress = None;
+        let streamed = extra.live.take().is_some();
+        core.orchestrator.asked(replica, now);
+        Ok(streamed)
+    });
+    if streamed.unwrap_or(false) {
+        *pause = PAUSE_MIN;
+    }
+    shared.pause_at(&aim, *pause);
+    *pause = (*pause * 2).min(PAUSE_MAX);
+    Ok(Next::Again)
 }
 
 /// The session of one connection, and what its speaker needs.
@@ -129,12 +151,14 @@ fn attempt(shared: &Shared, aim: &Aim) -> Result<Next, Error> {
     let reassigned = || !shared.core().stands(aim, Some(session));
     let take = |body| take_ack(shared, aim, session, body);
     let listener = || talk.listen(&to_speaker, take, reassigned);
-    let result = beside("listener", listener, || {
-        let result = attempt.speak();
-        talk.close();
-        // The listener may wait for room in the inbox.
-        drop(attempt.inbox);
-        result
+    let result = contained(|| {
+        beside("listener", listener, || {
+            let result = contained(|| attempt.speak());
+            talk.close();
+            // The listener may wait for room in the inbox.
+            drop(attempt.inbox);
+            result
+        })
     });
     if let Err(error) = &result {
         conclude(shared, replica, session, error);

@@ -11,6 +11,7 @@ use seawall_wal::sync::Mutex;
 use seawall_wal::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use seawall_wal::{Clock, Log, Lsn, LsnRange};
 
+use super::contained;
 use crate::error::Error;
 use crate::message::{Body, Fence, Message};
 use crate::transport::Link;
@@ -137,21 +138,25 @@ impl Conversation {
         take: impl Fn(Body) -> Option<Body>,
         over: impl Fn() -> bool,
     ) {
-        let error = loop {
-            match self.hear() {
-                Ok(None) if over() => break Error::Reassigned { peer: self.peer() },
-                Ok(None) => {}
-                Ok(Some(body)) => {
-                    let Some(body) = take(body) else { continue };
-                    if inbox.send(body).is_err() {
-                        return;
+        let ended = contained(|| {
+            loop {
+                match self.hear()? {
+                    None if over() => return Err(Error::Reassigned { peer: self.peer() }),
+                    None => {}
+                    Some(body) => {
+                        let Some(body) = take(body) else { continue };
+                        if inbox.send(body).is_err() {
+                            return Ok(());
+                        }
                     }
                 }
-                Err(error) => break error,
             }
-        };
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.close();
+        });
+        // The speaker wants nothing more, or has to be told why nothing comes.
+        if let Err(error) = ended {
+            *self.over.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            self.close();
+        }
     }
 
     fn hear(&self) -> Result<Option<Body>, Error> {

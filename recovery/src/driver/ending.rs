@@ -45,6 +45,20 @@ pub(super) fn conclude(shared: &Shared, replica: &ReplicaId, session: SessionId,
     }
 }
 
+/// As [`conclude`], for whatever session or stream there is: nobody is left who knows of it.
+pub(super) fn conclude_current(shared: &Shared, replica: &ReplicaId, error: &Error) {
+    let current = {
+        let core = shared.core();
+        let sender = core.orchestrator.registry().sender(replica);
+        sender
+            .ok()
+            .and_then(|sender| sender.session_id().or(sender.stream_id()))
+    };
+    if let Some(session) = current {
+        conclude(shared, replica, session, error);
+    }
+}
+
 fn link_end(error: &Error) -> LinkEnd {
     match error {
         Error::Silent { .. } | Error::Stalled { .. } => LinkEnd::Silence,

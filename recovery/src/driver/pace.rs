@@ -3,6 +3,7 @@
 use super::attempt::{Attempt, LOOK};
 use super::core::Shared;
 use crate::error::Error;
+use crate::id::SessionId;
 use crate::progress::{Phase, Progress};
 
 /// The right of one recovery to send; the next one in the queue has it afterwards.
@@ -15,22 +16,27 @@ impl Drop for Sending<'_> {
     }
 }
 
+/// The place of one recovery in the queue.
+struct Waiting<'a>(&'a Shared, SessionId);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.core().queue.retain(|waiting| *waiting != self.1);
+        self.0.changed.notify_all();
+    }
+}
+
 impl<'a> Attempt<'a> {
     /// Waits until fewer recoveries run, first come, first served. The plan and its pins are held
     /// meanwhile: waiting never turns a catch-up into a rebuild.
     pub(super) fn queue(&self) -> Result<Sending<'a>, Error> {
         self.begin_phase(Phase::Queued, 0);
         self.shared.core().queue.push_back(self.session);
-        let result = self.await_turn();
-        let mut core = self.shared.core();
-        core.queue.retain(|waiting| *waiting != self.session);
-        if result.is_ok() {
-            core.sending += 1;
-        }
-        drop(core);
-        // The next one may have a turn too.
-        self.shared.changed.notify_all();
-        result.map(|()| Sending(self.shared))
+        // The next one may have a turn too once this is dropped.
+        let _waiting = Waiting(self.shared, self.session);
+        self.await_turn()?;
+        self.shared.core().sending += 1;
+        Ok(Sending(self.shared))
     }
 
     fn await_turn(&self) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seawall_wal::sync::{Mutex, MutexGuard};
 
-use super::Threads;
+use super::{Threads, contained};
 use crate::error::Error;
 use crate::message::{Body, Message, Refusal};
 use crate::transport::{Link, Listener};
@@ -85,7 +85,7 @@ fn accept(open: &Arc<Open>, answer: &Answer) {
         served.push(Arc::clone(&link));
         let (serving, answer) = (Arc::clone(open), Arc::clone(answer));
         open.threads.start("seawall-query", move || {
-            if let Err(error) = answer_one(&link, &answer) {
+            if let Err(error) = contained(|| answer_one(&link, &answer)) {
                 tracing::debug!(%error, "a query was not answered");
             }
             link.close();

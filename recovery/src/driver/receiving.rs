@@ -10,6 +10,7 @@ use seawall_wal::sync::beside;
 use seawall_wal::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, SyncSender, sync_channel};
 use seawall_wal::{Epoch, Error as LogError, Lsn, LsnRange, Record, Role, Ticket, VolumeId};
 
+use super::contained;
 use super::conversation::{ALIVE_AFTER, Batch, LOOK, Life, SILENCE};
 use super::healing::{self, Source};
 use super::mending::Mender;
@@ -97,12 +98,15 @@ pub(super) fn session(
         life: Life::default(),
     };
     let gate = session.take_over(epoch, hello)?;
-    let prepared = match shared.volume() {
-        Some(open) => Ok((open, false)),
-        None => create(shared, link, volume, epoch, hello).map(|created| (created, true)),
-    };
-    drop(gate);
-    let result = prepared.and_then(|(open, fresh)| session.run(&open, fresh, hello));
+    let result = contained(|| {
+        let prepared = match shared.volume() {
+            Some(open) => Ok((open, false)),
+            None => create(shared, link, volume, epoch, hello).map(|created| (created, true)),
+        };
+        drop(gate);
+        let (open, fresh) = prepared?;
+        session.run(&open, fresh, hello)
+    });
     session.leave();
     result
 }
@@ -218,7 +222,16 @@ impl Session<'_> {
         let (queue, tickets) = sync_channel(UNSYNCED_MAX);
         beside(
             "seawall-acker",
-            move || self.acknowledge(&tickets),
+            move || {
+                let acknowledged = contained(|| {
+                    self.acknowledge(&tickets);
+                    Ok(())
+                });
+                if let Err(error) = acknowledged {
+                    tracing::error!(%error, "acknowledgements end");
+                    self.link.close();
+                }
+            },
             || {
                 let result = self.receive(&mut receiver, queue);
                 if result.is_ok() {

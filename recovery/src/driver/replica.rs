@@ -12,7 +12,7 @@ use seawall_wal::sync::{Condvar, Mutex, MutexGuard, RwLock};
 use seawall_wal::{Clock, Epoch};
 
 use super::receiving::session;
-use super::{CtlServer, Threads, serve_ctl};
+use super::{CtlServer, Threads, contained, serve_ctl};
 use crate::error::Error;
 use crate::id::SessionId;
 use crate::message::{Body, Fence, Message, Promised, Refusal};
@@ -319,7 +319,7 @@ fn accept(shared: &Arc<Shared>) {
         }
         let serving = Arc::clone(shared);
         shared.threads.start("seawall-receiver", move || {
-            if let Err(error) = serve(&serving, &link) {
+            if let Err(error) = contained(|| serve(&serving, &link)) {
                 tracing::debug!(%error, "a connection ended");
                 serving.remember(&error);
                 let body = Body::Refused(receiver::refusal(&error));

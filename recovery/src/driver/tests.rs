@@ -19,6 +19,7 @@ mod fencing;
 mod healing;
 mod memory;
 mod pacing;
+mod panics;
 mod paths;
 mod rebuilds;
 mod restarts;

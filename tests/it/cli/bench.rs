@@ -89,6 +89,13 @@ fn a_second_rebuild_sends_the_chunks_that_changed() {
     let result = measured("rebuild --volume-size 8M --data 6M");
     assert_eq!(result["moved_bytes"], 6.0 * 1_048_576.0);
     assert_eq!(result["again_moved_bytes"], 1_048_576.0);
+    let pair = [
+        "foreground_per_s",
+        "foreground_p99_us",
+        "foreground_p99_ratio",
+        "beside_share",
+    ];
+    assert_positive(&result, &pair);
     assert!(result["ratio"].is_number() || result["floor_lacking"].is_string());
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use seawall_recovery::throttle::ThrottleOptions;
@@ -38,30 +39,56 @@ pub(super) struct Level {
 /// What either end says; [`Error::Misassigned`] when they do not become level.
 pub(super) fn bring(
     volume: &Arc<Volume>,
-    (disk, dir): (&Arc<dyn Disk>, &Path),
+    place: (&Arc<dyn Disk>, &Path),
     rebuild: bool,
 ) -> Result<Level, Error> {
+    let unthrottled = ThrottleOptions {
+        target: None,
+        ..ThrottleOptions::default()
+    };
+    let options = PrimaryOptions {
+        rebuild_full: rebuild,
+        throttle: unthrottled,
+        ..PrimaryOptions::default()
+    };
+    let (level, ()) = bring_beside(volume, place, options, |_, _| Ok(()))?;
+    Ok(level)
+}
+
+/// As [`bring`], with other options, and with `work` beside it until it is told that it is over.
+///
+/// # Errors
+/// As [`bring`], and those of `work`.
+pub(super) fn bring_beside<W: Send>(
+    volume: &Arc<Volume>,
+    (disk, dir): (&Arc<dyn Disk>, &Path),
+    options: PrimaryOptions,
+    work: impl FnOnce(&Primary, &AtomicBool) -> Result<W, Error> + Send,
+) -> Result<(Level, W), Error> {
     let clock = common::clock();
-    let options = ReplicaOptions::default();
-    let replica = Replica::serve(disk, &clock, dir, ID, "127.0.0.1:0", options)?;
+    let replica = ReplicaOptions::default();
+    let replica = Replica::serve(disk, &clock, dir, ID, "127.0.0.1:0", replica)?;
     let options = PrimaryOptions {
         replicas: vec![ReplicaAddress {
             id: ID.into(),
             address: replica.address().to_string(),
         }],
-        rebuild_full: rebuild,
-        throttle: ThrottleOptions {
-            target: None,
-            ..ThrottleOptions::default()
-        },
-        ..PrimaryOptions::default()
+        ..options
     };
     let begun = edge::now();
     let primary = Primary::start(volume.log().disk(), &clock, Arc::clone(volume), options)?;
-    let level = wait(&primary, begun);
+    let over = AtomicBool::new(false);
+    let (worked, level) = edge::beside(
+        || work(&primary, &over),
+        || {
+            let level = wait(&primary, begun);
+            over.store(true, Ordering::Release);
+            level
+        },
+    );
     primary.shutdown();
     replica.shutdown()?;
-    level
+    Ok((level?, worked?))
 }
 
 fn wait(primary: &Primary, begun: Instant) -> Result<Level, Error> {

@@ -5,7 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use seawall_recovery::{Primary, PrimaryOptions};
 use seawall_snapshot::Durability;
 use seawall_wal::disk::{Disk, File, OpenMode, open_backend};
 use serde_json::{Map, Value, json};
@@ -13,13 +16,14 @@ use tempfile::TempDir;
 
 use super::device::{Device, forget};
 use super::floor::fill;
+use super::foreground::Foreground;
 use super::level::{self, Level};
 use super::nbd::{failed, missing};
 use super::paired::Spread;
 use super::places::Places;
 use super::report::{self, rounded};
 use super::subject::{BLOCK, Order, Sizes, Subject};
-use super::turn::Until;
+use super::turn::{Turn, Until};
 use super::{Run, incompressible, scratch, to_usize};
 use crate::common::{self, parse_size};
 use crate::edge;
@@ -29,13 +33,18 @@ use crate::error::Error;
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Of so many chunks one is changed before the second rebuild.
 const CHANGED: u64 = 100;
+/// How long the writes beside a rebuild are timed without it.
+const ALONE: Duration = Duration::from_secs(3);
 
 /// A replica is rebuilt with the full base over loopback, although less would do: from the start of
 /// the primary until the replica is in sync, so with the installed base durable and its digest
 /// compared. In each round a new replica gets all of it, then one chunk of a hundred is changed and
-/// the same replica is rebuilt again. The floor is `nbdcopy --flush` of a file as large and as full
-/// between two file servers of nbdkit, read with nothing in the page cache; without these programs
-/// there is none, and the report says so. `--seconds` and `--callers` mean nothing here.
+/// the same replica is rebuilt again. Beside that, durable writes at a quarter of what the primary
+/// takes are timed alone, and while another new replica is rebuilt as a server does it, giving way
+/// to them: their p99 and the rate that the rebuild keeps are one figure. The floor is `nbdcopy
+/// --flush` of a file as large and as full between two file servers of nbdkit, read with nothing in
+/// the page cache; without these programs there is none, and the report says so. `--seconds` and
+/// `--callers` mean nothing here.
 #[derive(Debug, clap::Args)]
 pub struct Rebuild {
     /// How it is run
@@ -56,6 +65,16 @@ struct Yield {
     copies: Vec<f64>,
     full: Vec<Level>,
     again: Vec<Level>,
+    beside: Vec<Beside>,
+}
+
+/// A rebuild beside durable writes at a steady rate.
+struct Beside {
+    per_second: f64,
+    /// Without it.
+    alone: Turn,
+    during: Turn,
+    level: Level,
 }
 
 struct Contest<'a> {
@@ -136,7 +155,44 @@ impl Contest<'_> {
         yielded.full.push(self.rebuild(&place)?);
         self.change(round)?;
         yielded.again.push(self.rebuild(&place)?);
+        drop(place);
+        yielded.beside.push(self.rebuild_beside_writes()?);
         Ok(())
+    }
+
+    /// Writes alone, then with a new replica to be brought level meanwhile.
+    fn rebuild_beside_writes(&self) -> Result<Beside, Error> {
+        let place = scratch(Some(self.dir))?;
+        let volume = self.subject.volume();
+        let primary = Primary::start(
+            volume.log().disk(),
+            &common::clock(),
+            Arc::clone(volume),
+            PrimaryOptions::default(),
+        )?;
+        let writes = Foreground::at_quarter_load(&primary, self.data)?;
+        let over = AtomicBool::new(false);
+        let rest = || {
+            edge::pause(ALONE);
+            over.store(true, Ordering::Release);
+        };
+        let ((), alone) = edge::beside(rest, || writes.run(&primary, &over));
+        primary.shutdown();
+        let options = PrimaryOptions {
+            rebuild_full: true,
+            ..PrimaryOptions::default()
+        };
+        let at = (&self.disk, &*place.path().join("replica"));
+        let during = |primary: &Primary, over: &AtomicBool| writes.run(primary, over);
+        let (level, during) = level::bring_beside(volume, at, options, during)?;
+        volume.commit_best_effort()?;
+        self.subject.drain()?;
+        Ok(Beside {
+            per_second: writes.per_second(),
+            alone: alone?,
+            during,
+            level,
+        })
     }
 
     fn rebuild(&self, place: &TempDir) -> Result<Level, Error> {
@@ -222,6 +278,28 @@ impl Contest<'_> {
                 "turns": self.args.run.turns,
             }),
         );
+        let beside = &yielded.beside;
+        let p99 = |turn: &Turn| turn.microseconds(990);
+        let each =
+            |figure: &dyn Fn(&Beside) -> f64| -> Vec<f64> { beside.iter().map(figure).collect() };
+        let seconds_beside = each(&|one| one.level.elapsed.as_secs_f64());
+        report::join(
+            &mut fields,
+            json!({
+                "foreground_per_s": rounded(median(&each(&|one| one.per_second))),
+                "foreground_alone_p99_us": rounded(median(&each(&|one| p99(&one.alone)))),
+                "foreground_p99_us": rounded(median(&each(&|one| p99(&one.during)))),
+                "beside_mb_per_s": rate(median(&seconds_beside)),
+            }),
+        );
+        let ratios = beside.iter().map(|one| (p99(&one.during), p99(&one.alone)));
+        report::put_spread(
+            &mut fields,
+            "foreground_p99_ratio",
+            Spread::of_ratios(ratios),
+        );
+        let kept = full.iter().copied().zip(seconds_beside);
+        report::put_spread(&mut fields, "beside_share", Spread::of_ratios(kept));
         if !yielded.copies.is_empty() {
             let copy = median(&yielded.copies);
             fields.insert("floor_seconds".into(), json!(rounded(copy)));
@@ -240,6 +318,10 @@ pub(super) fn print(result: &Value, out: &mut dyn Write) -> Result<(), Error> {
         "new replica: {seconds_full} s, {mb_per_s} MB/s, {moved_bytes} bytes sent",
         "the same with one chunk of a hundred changed: {seconds_again} s, {again_moved_bytes} \
          bytes sent, {again_share} of the data",
+        "beside {foreground_per_s} durable writes a second: {beside_mb_per_s} MB/s, {beside_share} \
+         ({beside_share_min} to {beside_share_max}) of the rate without them",
+        "their p99: {foreground_alone_p99_us} us alone, {foreground_p99_us} us meanwhile; ratio \
+         {foreground_p99_ratio} ({foreground_p99_ratio_min} to {foreground_p99_ratio_max})",
         "nbdcopy between two file servers {floor_seconds} s, {floor_mb_per_s} MB/s; ratio {ratio} \
          ({ratio_min} to {ratio_max})",
         "no floor: {floor_lacking}",

@@ -152,7 +152,47 @@ pub fn turn<C: Caller>(
             share(until, callers, index),
         )
     });
-    let shifts: Vec<Shift> = shifts.into_iter().collect::<Result<_, Error>>()?;
+    Ok(sum(shifts.into_iter().collect::<Result<_, Error>>()?))
+}
+
+/// Lets `callers` threads work, each one operation every `interval`, until `over`. An operation is
+/// timed from when it was due, so those that wait for a slow one before them are slow as well.
+///
+/// # Errors
+/// The first one that a caller met.
+pub(super) fn paced<C: FnMut() -> Result<(), Error>>(
+    callers: u32,
+    interval: Duration,
+    over: impl Fn() -> bool + Sync,
+    caller: impl Fn(usize) -> C + Sync,
+) -> Result<Turn, Error> {
+    let callers = callers.max(1);
+    let together = Barrier::new(callers as usize);
+    let shifts = edge::fan_out(callers as usize, |index| {
+        let mut caller = caller(index);
+        together.wait();
+        let begun = edge::now();
+        // Spread over the interval: they do not knock at the same moment.
+        let part = u32::try_from(index).unwrap_or(0);
+        let mut due = begun + interval * part / callers;
+        let mut latencies = Histogram::default();
+        while !over() {
+            edge::pause(due.saturating_duration_since(edge::now()));
+            caller()?;
+            latencies.add(edge::now() - due);
+            due += interval;
+        }
+        let ended = edge::now();
+        Ok(Shift {
+            begun,
+            ended,
+            latencies,
+        })
+    });
+    Ok(sum(shifts.into_iter().collect::<Result<_, Error>>()?))
+}
+
+fn sum(shifts: Vec<Shift>) -> Turn {
     let mut latencies = Histogram::default();
     for shift in &shifts {
         latencies.merge(&shift.latencies);
@@ -160,11 +200,11 @@ pub fn turn<C: Caller>(
     let begun = shifts.iter().map(|shift| shift.begun).min();
     let ended = shifts.iter().map(|shift| shift.ended).max();
     let elapsed = begun.zip(ended).map(|(begun, ended)| ended - begun);
-    Ok(Turn {
+    Turn {
         elapsed: elapsed.unwrap_or_default(),
         latencies,
         records_each: 1.0,
-    })
+    }
 }
 
 /// The part of one of the callers.
@@ -271,6 +311,25 @@ mod tests {
         assert_eq!(longer.elapsed(), one.elapsed() + Duration::from_secs(1));
         assert!(longer.per_second() < 5.0);
         assert!((longer.microseconds(1000) - one.microseconds(1000)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_paced_turn_counts_the_time_that_an_operation_waited_for_the_one_before_it() {
+        let (slow, interval) = (Duration::from_millis(20), Duration::from_millis(1));
+        let done = AtomicU64::new(0);
+        let over = || done.load(Ordering::Relaxed) >= 10;
+        let turn = paced(1, interval, over, |_| {
+            || {
+                if done.fetch_add(1, Ordering::Relaxed) == 0 {
+                    edge::pause(slow);
+                }
+                Ok(())
+            }
+        })
+        .unwrap();
+        assert!((turn.records() - 10.0).abs() < 1e-9);
+        // Nine more were due while the first one took its time.
+        assert!(turn.microseconds(500) > 5000.0, "{turn:?}");
     }
 
     #[test]

@@ -62,6 +62,22 @@ pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Joi
     })
 }
 
+/// Runs `work`, and gives what it panicked with if it did. The caller says why nothing that the
+/// panic left half done is used again. In the simulator a panic goes on: it is what is looked for.
+///
+/// # Errors
+/// The text of the panic.
+pub fn contain<R>(work: impl FnOnce() -> R) -> Result<R, String> {
+    #[cfg(feature = "turns")]
+    return Ok(work());
+    #[cfg(not(feature = "turns"))]
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        text.unwrap_or_else(|| "a panic without a text".into())
+    })
+}
+
 /// Runs `background` on a thread of its own while `foreground` runs here, and waits for both.
 pub fn beside<R>(
     name: &str,
