@@ -159,6 +159,8 @@ pub enum What {
     PlanCancelled(Invalidation),
     /// The needs-rebuild mark was set.
     Marked(MarkCause),
+    /// The needs-rebuild mark of an earlier process, or of an earlier assignment, holds again (D8).
+    MarkRestored,
     /// The needs-rebuild mark was cleared.
     MarkCleared,
     /// The replica has a new node incarnation; its acknowledgements are void (D8).
@@ -245,6 +247,7 @@ impl What {
             What::AcknowledgementRefused(_) => "acknowledgement-refused",
             What::PlanCancelled(_) => "plan-cancelled",
             What::Marked(_) => "marked",
+            What::MarkRestored => "mark-restored",
             What::MarkCleared => "mark-cleared",
             What::AcknowledgementsVoided { .. } => "acknowledgements-voided",
             What::DamageFound { .. } => "damage-found",
@@ -264,6 +267,7 @@ impl fmt::Display for What {
             | What::SenderRemoved
             | What::SessionCreated
             | What::Connected
+            | What::MarkRestored
             | What::MarkCleared => Ok(()),
             What::SessionSuperseded { old } => write!(f, ": it replaces {old}"),
             What::EpochRefused { given } => write!(f, ": epoch {given} is over"),
@@ -400,6 +404,7 @@ impl EventLog {
             Note::StreamStarted { id, at } => (Some(id), What::StreamStarted { at }),
             Note::StreamEnded { id, cause } => (Some(id), What::StreamEnded(cause)),
             Note::Marked(cause) => (None, What::Marked(cause)),
+            Note::MarkRestored => (None, What::MarkRestored),
             Note::MarkCleared => (None, What::MarkCleared),
             Note::AcknowledgementsVoided { node } => (None, What::AcknowledgementsVoided { node }),
             Note::DamageFound { lsn, kind } => (None, What::DamageFound { lsn, kind }),

@@ -154,6 +154,7 @@ impl<P: Pin> Orchestrator<P> {
             sender.restore(needs_rebuild, node);
             Ok(())
         });
+        self.settle(now);
         let epoch = self.registry.epoch();
         restored.map_err(|refused| {
             let sender = (replica, epoch);
@@ -527,6 +528,7 @@ impl<P: Pin> Orchestrator<P> {
                 Note::AcknowledgementsVoided { .. } => self.ledger.void(&replica),
                 Note::SessionInvalidated { .. }
                 | Note::Marked(_)
+                | Note::MarkRestored
                 | Note::MarkCleared
                 | Note::DamageFound { .. } => {}
             }

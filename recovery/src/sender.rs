@@ -67,8 +67,9 @@ impl<P: Pin> Sender<P> {
     /// it was about (D8).
     pub fn restore(&mut self, needs_rebuild: bool, node: Option<NodeIncarnation>) {
         self.node = self.node.or(node);
-        if needs_rebuild {
+        if needs_rebuild && !self.marked {
             self.marked = true;
+            self.notes.push(Note::MarkRestored);
             if matches!(self.work, Work::Idle) {
                 self.state = State::NeedsRebuild;
             }

@@ -14,6 +14,7 @@ mod executor;
 mod model;
 mod planning;
 mod refusals;
+mod transitions;
 mod ways_out;
 
 const EPOCH: Epoch = Epoch::new(1);

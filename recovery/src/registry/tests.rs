@@ -123,6 +123,7 @@ fn a_moved_replica_keeps_its_sender_and_gets_a_new_session() {
     // What only this sender knows: another one in its place would not.
     let sender = registry.sender_mut(&id("r1")).unwrap();
     sender.restore(true, None);
+    registry.drain_notes();
     let options = SessionOptions::unbounded(Kind::Rebuild);
     let old = registry.attach(&id("r1"), options).unwrap();
     let moved = |data, version| {

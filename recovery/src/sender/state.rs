@@ -133,6 +133,8 @@ pub enum Note {
     },
     /// The needs-rebuild mark was set; it has to be durable before anything follows from it.
     Marked(MarkCause),
+    /// The needs-rebuild mark was set, because the state log remembers it: it is durable already.
+    MarkRestored,
     /// The needs-rebuild mark was cleared.
     MarkCleared,
     /// The replica has another node incarnation: what it acknowledged before is void (D8).

@@ -4,12 +4,12 @@ use super::*;
 use crate::session::SessionOptions;
 
 /// A call, under the name of its function; what it refuses.
-type Called = (&'static str, fn(&mut One, Call<'_>) -> Result<(), Failure>);
+pub(super) type Called = (&'static str, fn(&mut One, Call<'_>) -> Result<(), Failure>);
 
 /// A way to put the replica somewhere; the replica and session that is then called.
-type Position = (&'static str, fn(&mut One) -> (ReplicaId, SessionId));
+pub(super) type Position = (&'static str, fn(&mut One) -> (ReplicaId, SessionId));
 
-const CALLS: &[Called] = &[
+pub(super) const CALLS: &[Called] = &[
     ("attach", |one, call| {
         let options = SessionOptions::unbounded(Kind::CatchUp);
         let attached = one.orchestrator.attach(call.replica, options, call.now);
@@ -100,7 +100,7 @@ const WITHOUT_RESULT: &[&str] = &[
     "barrier_expired",
 ];
 
-const POSITIONS: &[Position] = &[
+pub(super) const POSITIONS: &[Position] = &[
     ("unknown replica", |one| (id("nobody"), one.session)),
     ("session of another process", |one| {
         let (boot, counter) = (9, one.session.counter);
