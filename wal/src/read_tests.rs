@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::damage_tests::{DIR, create};
-use crate::disk::sim::SimDisk;
+use crate::disk::sim::{Effect, Fault, SimDisk};
 use crate::disk::{Buffer, Completion, Disk, Operation, Token};
 use crate::index;
 use crate::*;
@@ -313,4 +313,28 @@ fn a_scan_goes_on_to_records_that_were_written_behind_what_it_had_read() {
     assert_eq!(next, 68);
     assert!(log.read_record(lsn(64)).is_ok());
     assert!(log.prove(range(0, 68)).is_ok(), "known damage was made up");
+}
+
+#[test]
+fn a_quiet_scan_shows_every_record_although_any_one_read_fails() {
+    let sim = create(1 << 20);
+    let (log, _) = open(sim.clone());
+    fill(&log, 900);
+    while log.step().unwrap() {}
+    let mut failed = 0;
+    for nth in 0..60 {
+        sim.inject(Fault::at(IoOp::Read, Effect::FailErrno(5)).after(nth));
+        let mut next = 0;
+        let scanned = log.scan_quietly::<Error>(range(0, 900), |header, payload| {
+            next += 1;
+            assert_eq!((header.lsn, payload[9]), (lsn(next), stamp(next)));
+            Ok(())
+        });
+        assert_eq!(scanned.map_err(|error| error.to_string()), Ok(()));
+        assert_eq!(next, 900, "read {nth}");
+        failed += 1 - sim.faults_left();
+        sim.clear_faults();
+    }
+    assert!(failed > 10, "{failed} reads failed");
+    assert_eq!(log.known_damage(), []);
 }
