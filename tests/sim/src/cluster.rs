@@ -522,6 +522,7 @@ impl Cluster {
         let slot = &mut state.slots[node as usize];
         slot.disk = TimedDisk::over(sim);
         slot.promised = Epoch::default();
+        slot.damaged = false;
         slot.disks += 1;
     }
 

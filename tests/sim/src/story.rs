@@ -192,9 +192,11 @@ fn heal(cluster: &Arc<Cluster>) {
     for node in 0..cluster.nodes() {
         let rotten = {
             let state = cluster.state();
+            let leads = state.last_leader == Some(node);
             let slot = &state.slots[node as usize];
             slot.disk.heal();
-            slot.rotten
+            // A replica that nobody told of its damage would keep it (D15).
+            slot.rotten || slot.damaged && !leads
         };
         if rotten {
             // What an operator does with a disk that gives other bytes than it got.
