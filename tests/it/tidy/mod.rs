@@ -6,6 +6,7 @@
 mod due;
 mod edges;
 mod ids;
+mod packages;
 mod text;
 
 use std::path::{Path, PathBuf};
