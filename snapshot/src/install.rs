@@ -14,7 +14,7 @@ use crate::export::{
     CHUNK_BYTES, chunk_count, chunk_digest, chunk_range, digest_of_sums, zero_chunk_digest,
 };
 use crate::image::{BASE_DIR, Image, base_dir, building_dir};
-use crate::open::{Access, Held, open_locked};
+use crate::open::Access;
 use crate::pipe::WritePipe;
 use crate::section::{BaseFacts, Incomplete};
 use crate::sums::{Digest, block_sums, is_zero};
@@ -376,12 +376,7 @@ impl Install {
         // more.
         let _ = old.log.close();
         switch_meta(&old, &manifest, id, state)?;
-        let held = Held {
-            meta: Arc::clone(old.meta()),
-            lock_file,
-            background: old.edge.background(),
-        };
-        let opened = open_locked(&old.disk, &old.dir, &old.clock, Access::Replica, held)?;
+        let opened = old.open_anew(Access::Replica, lock_file)?;
         Ok(opened.0)
     }
 

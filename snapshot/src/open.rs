@@ -264,12 +264,21 @@ impl Volume {
         self.check_maintainer()?;
         let lock_file = self.shut();
         self.log.heal(records)?;
+        self.open_anew(self.access, lock_file)
+    }
+
+    /// Opens what lies in our directory now, after [`Volume::shut`] gave the lock away.
+    pub(crate) fn open_anew(
+        &self,
+        access: Access,
+        lock_file: Option<File>,
+    ) -> Result<(Arc<Volume>, ReplayReport), Error> {
         let held = Held {
             meta: Arc::clone(self.meta()),
             lock_file,
             background: self.edge.background(),
         };
-        open_locked(&self.disk, &self.dir, &self.clock, self.access, held)
+        open_locked(&self.disk, &self.dir, &self.clock, access, held)
     }
 
     /// A second, independent look at what lies in our directory now.
@@ -356,14 +365,14 @@ fn take_lock(disk: &Arc<dyn Disk>, dir: &Path, name: &str) -> Result<File, Error
 }
 
 /// What an open takes over: from the files, or from the volume that an install replaces.
-pub(crate) struct Held {
-    pub(crate) meta: Arc<Meta>,
-    pub(crate) lock_file: Option<File>,
-    pub(crate) background: Background,
+struct Held {
+    meta: Arc<Meta>,
+    lock_file: Option<File>,
+    background: Background,
 }
 
 /// Opens a volume whose lock is held already, where one is needed.
-pub(crate) fn open_locked(
+fn open_locked(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     clock: &Arc<dyn Clock>,

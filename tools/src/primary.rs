@@ -113,7 +113,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let events = edge::events(args.commands)?;
     let options = options(args, args.link.security(&disk)?);
     args.control.check(&disk)?;
-    let (volume, report, healed) = open_whole(args, &disk, &options)?;
+    let (volume, report, healed) = open_healed(args, &disk, &options)?;
     let follower = Follower::begin(&disk, &args.control, &volume)?;
     let options = assigned(options, follower.as_ref());
     let followed = follower.is_some();
@@ -161,7 +161,7 @@ fn assigned(options: PrimaryOptions, follower: Option<&Follower>) -> PrimaryOpti
 
 /// Opens the volume; what its log lost is fetched from its replicas first (D14). Gives how many
 /// records came back.
-fn open_whole(
+fn open_healed(
     args: &Args,
     disk: &Arc<dyn Disk>,
     options: &PrimaryOptions,

@@ -91,20 +91,14 @@ impl Attempt<'_> {
             Lane::Tail => Phase::Tail,
         };
         self.begin_phase(phase, range.len());
-        let mut batch = Batch::new();
         if !range.is_empty() {
-            for record in self.shared.volume.log().read(range)? {
-                if let Some(full) = batch.push(record?) {
-                    self.pace(full.bytes)?;
-                    // Who waits for its turn owes nothing meanwhile.
-                    reached.at = self.shared.now();
-                    self.send_batch(full, lane, tally)?;
-                    self.take_progress(&mut reached, lane, Duration::ZERO)?;
-                }
-            }
-            self.pace(batch.bytes)?;
-            reached.at = self.shared.now();
-            self.send_batch(batch, lane, tally)?;
+            Batch::each(self.shared.volume.log(), range, |batch| {
+                self.pace(batch.bytes)?;
+                // Who waits for its turn owes nothing meanwhile.
+                reached.at = self.shared.now();
+                self.send_batch(batch, lane, tally)?;
+                self.take_progress(&mut reached, lane, Duration::ZERO)
+            })?;
         }
         while reached.lsn < range.through {
             self.take_progress(&mut reached, lane, LOOK)?;
@@ -230,13 +224,9 @@ impl Attempt<'_> {
     }
 
     fn ship(&self, range: LsnRange, committed: Lsn) -> Result<(), Error> {
-        let mut batch = Batch::new();
-        for record in self.shared.volume.log().read(range)? {
-            if let Some(full) = batch.push(record?) {
-                self.ship_records(full.records, range.through, committed)?;
-            }
-        }
-        self.ship_records(batch.records, range.through, committed)
+        Batch::each(self.shared.volume.log(), range, |batch| {
+            self.ship_records(batch.records, range.through, committed)
+        })
     }
 
     fn ship_records(

@@ -89,6 +89,12 @@ const BEGIN: Step = ("begin", |one, call| {
 const BUDGET: Step = ("budget", |one, call| {
     one.orchestrator.check_budget(call, Peer::Answers)
 });
+const SENT: Step = ("sent 100", |one, call| {
+    one.orchestrator.sent(call, lsn(100), 4096)
+});
+const ACKNOWLEDGED: Step = ("acknowledged 100", |one, call| {
+    one.orchestrator.progress(call, lsn(100))
+});
 const COMPLETE: Step = ("complete", complete);
 const TRANSFER: Step = ("transfer", |one, call| {
     one.orchestrator.begin_transfer(call, Install::Beside)
@@ -116,12 +122,8 @@ fn scripts() -> Vec<Script> {
                 ("acknowledged 75", |one, call| {
                     one.orchestrator.progress(call, lsn(75))
                 }),
-                ("sent 100", |one, call| {
-                    one.orchestrator.sent(call, lsn(100), 4096)
-                }),
-                ("acknowledged 100", |one, call| {
-                    one.orchestrator.progress(call, lsn(100))
-                }),
+                SENT,
+                ACKNOWLEDGED,
                 COMPLETE,
             ],
         },
@@ -136,12 +138,8 @@ fn scripts() -> Vec<Script> {
                 ("truncated", |one, call| {
                     one.orchestrator.truncated(call, lsn(60))
                 }),
-                ("sent", |one, call| {
-                    one.orchestrator.sent(call, lsn(100), 4096)
-                }),
-                ("acknowledged", |one, call| {
-                    one.orchestrator.progress(call, lsn(100))
-                }),
+                SENT,
+                ACKNOWLEDGED,
                 COMPLETE,
             ],
         },
