@@ -281,6 +281,20 @@ impl Volume {
         open_locked(&self.disk, &self.dir, &self.clock, access, held)
     }
 
+    /// Makes the volume of a former primary a replica's, durably (D5): of what it holds, the first
+    /// session cuts off what the history of the new primary does not have (D2).
+    ///
+    /// # Errors
+    /// A directory without a volume, or whose volume somebody has open
+    /// ([`seawall_wal::Error::Locked`]).
+    pub fn demote(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error> {
+        // Before a lock is created there: a wrong directory stays as it is.
+        Meta::open(disk, dir, false)?;
+        let _lock = take_lock(disk, dir, "lock")?;
+        let meta = Meta::open(disk, dir, true)?;
+        Ok(meta.update(|contents| contents.role = Role::Replica)?)
+    }
+
     /// A second, independent look at what lies in our directory now.
     pub(crate) fn reopen_for_inspection(&self) -> Result<Arc<Volume>, Error> {
         let access = Access::ReadOnly;

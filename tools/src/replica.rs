@@ -1,12 +1,10 @@
 //! `seawall replica`: a replica daemon, until SIGTERM or SIGINT.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use seawall_recovery::{Replica, ReplicaOptions};
-use seawall_wal::disk::{Disk, File, OpenMode};
-use seawall_wal::{Error as WalError, Meta, Role};
+use seawall_snapshot::Volume;
 use serde_json::json;
 
 use crate::common;
@@ -68,7 +66,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Exit, Error> {
     };
     common::check_parent(&disk, &args.dir)?;
     if args.demote {
-        demote(&disk, &args.dir)?;
+        common::check_volume(&disk, &args.dir)?;
+        Volume::demote(&disk, &args.dir)?;
     }
     let clock = common::clock();
     let replica = Replica::serve(&disk, &clock, &args.dir, &args.id, &args.listen, options)?;
@@ -93,18 +92,5 @@ fn announce(args: &Args, replica: &Replica, out: &mut dyn Write) -> Result<(), E
         false => writeln!(out, "replica {} is listening on {address}", args.id)?,
     }
     out.flush()?;
-    Ok(())
-}
-
-/// Makes a former primary's directory a replica's, durably. What it holds beyond the new primary's
-/// history is truncated by the first session (D2, D5).
-fn demote(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), Error> {
-    common::check_volume(disk, dir)?;
-    let lock = File::open(disk, &dir.join("lock"), OpenMode::ReadWrite)?;
-    if lock.lock().is_err() {
-        return Err(WalError::Locked { path: dir.into() }.into());
-    }
-    let meta = Meta::open(disk, dir, true)?;
-    meta.update(|contents| contents.role = Role::Replica)?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use seawall_wal::disk::sim::{Effect, Fault};
-use seawall_wal::disk::{File, OpenMode, list, make_dir};
+use seawall_wal::disk::{File, OpenMode, list, make_dir, remove};
 use seawall_wal::{Epoch, IoOp};
 
 fn try_create(place: &Place, name: &str, options: CreateOptions) -> Result<(), Error> {
@@ -204,6 +204,31 @@ fn roles_are_kept_apart_until_a_promotion() {
         promoted.log().lineage().last().unwrap().epoch,
         Epoch::new(3)
     );
+}
+
+#[test]
+fn a_copied_directory_of_a_primary_without_a_lock_file_is_demoted() {
+    let place = Place::simulated(&SimDisk::new(1));
+    let volume = place.primary();
+    let dir = place.dir("volume");
+    let locked = Volume::demote(&place.disk, &dir);
+    assert!(matches!(
+        locked,
+        Err(Error::Log(seawall_wal::Error::Locked { .. }))
+    ));
+    volume.close().unwrap();
+    remove(place.disk.as_ref(), &dir.join("lock")).unwrap();
+    Volume::demote(&place.disk, &dir).unwrap();
+    assert!(place.try_open("volume", Access::Primary).is_err());
+    place.try_open("volume", Access::Replica).unwrap();
+    let nothing = place.dir("nothing");
+    make_dir(place.disk.as_ref(), &nothing).unwrap();
+    assert!(matches!(
+        Volume::demote(&place.disk, &nothing),
+        Err(Error::Log(seawall_wal::Error::NotAVolume { .. }))
+    ));
+    let left = list(place.disk.as_ref(), &nothing).unwrap();
+    assert!(left.is_empty(), "a refused demotion left {left:?}");
 }
 
 #[test]

@@ -11,10 +11,10 @@ use seawall_recovery::{
     Primary, PrimaryOptions, Replica, ReplicaAddress, ReplicaOptions, Security,
 };
 use seawall_snapshot::{Access, Background, CreateOptions, Volume};
+use seawall_wal::disk::Disk;
 use seawall_wal::disk::sim::SimDisk;
-use seawall_wal::disk::{Disk, File, OpenMode};
 use seawall_wal::sync::{self, JoinHandle, Mutex, MutexGuard, turns};
-use seawall_wal::{BlockSize, Clock, Epoch, Geometry, Lsn, LsnRange, Meta, Role};
+use seawall_wal::{BlockSize, Clock, Epoch, Geometry, Lsn, LsnRange, Role};
 
 use crate::disk::{TimedDisk, WorldClock};
 use crate::history::{CELL, History, Reign};
@@ -82,6 +82,8 @@ pub struct State {
     pub last_leader: Option<Node>,
     /// The highest epoch that anybody was promoted to or tried to.
     pub epoch: u64,
+    /// The highest epoch that anybody may have promised.
+    pub asked: u64,
     /// The epoch of whoever is primary, or was last.
     pub reigning: u64,
     /// Nothing goes wrong any more, and nothing is limited.
@@ -182,6 +184,7 @@ impl Cluster {
                 leader: None,
                 last_leader: None,
                 epoch: 1,
+                asked: 1,
                 reigning: 1,
                 healed: false,
                 treachery: false,
@@ -440,14 +443,20 @@ impl Cluster {
     /// Those of its meta.
     pub fn demote(&self, node: Node) -> Result<(), String> {
         let disk = self.state().slots[node as usize].disk();
-        let demote = || {
-            let dir = Path::new(DIR);
-            let lock = File::open(&disk, &dir.join("lock"), OpenMode::ReadWrite)?;
-            lock.lock()?;
-            let meta = Meta::open(&disk, dir, true)?;
-            meta.update(|contents| contents.role = Role::Replica)
-        };
-        demote().map_err(|error: seawall_wal::Error| format!("demote: {error}"))
+        Volume::demote(&disk, Path::new(DIR)).map_err(|error| format!("demote: {error}"))
+    }
+
+    /// Whether the node has no volume.
+    pub fn is_vacant(&self, node: Node) -> bool {
+        let disk = self.state().slots[node as usize].disk();
+        // OK because whoever cannot tell finds out when the volume is opened.
+        Volume::is_vacant(&disk, Path::new(DIR)).unwrap_or(false)
+    }
+
+    /// Somebody may have promised `epoch`.
+    pub fn note_asked(&self, epoch: Epoch) {
+        let mut state = self.state();
+        state.asked = state.asked.max(epoch.get());
     }
 
     /// The node stops at once: its process is killed, or the power of its machine goes.

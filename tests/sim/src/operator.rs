@@ -106,10 +106,13 @@ fn try_to_promote(cluster: &Arc<Cluster>, winner: Node, epoch: Epoch) -> Promoti
         betray(cluster, winner, epoch);
     }
     let promoted = match promoted {
-        Promotion::Won => match volume.promote(epoch) {
-            Ok(()) => Promotion::Won,
-            Err(error) => Promotion::Failed(error.to_string()),
-        },
+        Promotion::Won => {
+            cluster.note_asked(epoch);
+            match volume.promote(epoch) {
+                Ok(()) => Promotion::Won,
+                Err(error) => Promotion::Failed(error.to_string()),
+            }
+        }
         other => other,
     };
     match volume.close() {
@@ -197,7 +200,12 @@ pub fn ask(
         (slot.promised, slot.disks)
     };
     let (before, disks) = known(cluster);
-    let report = promise_epoch(address, epoch, &cluster.security(from))?;
+    let answer = promise_epoch(address, epoch, &cluster.security(from));
+    if !matches!(answer, Err(seawall_recovery::Error::Refused { .. })) {
+        // An answer that did not arrive may have been a promise.
+        cluster.note_asked(epoch);
+    }
+    let report = answer?;
     let mut state = cluster.state();
     let slot = &mut state.slots[node as usize];
     // OK because what another disk held is no promise of this one.
@@ -264,7 +272,8 @@ pub fn reassign(cluster: &Cluster) {
     }
 }
 
-/// What it has lost may be reclaimed everywhere, or nobody who holds it answers: another one leads.
+/// What it has lost may be reclaimed everywhere, or nobody who holds it answers, or it got another
+/// disk: another one leads.
 fn give_up(cluster: &Arc<Cluster>, node: Node) -> Result<(), String> {
     let others: Vec<Node> = {
         let state = cluster.state();
@@ -275,7 +284,9 @@ fn give_up(cluster: &Arc<Cluster>, node: Node) -> Result<(), String> {
     let first = *others.first().ok_or("nobody else is there")?;
     let _hold = cluster.hold(first).ok_or("somebody is at the next one")?;
     lead(cluster, first)?;
-    cluster.demote(node)?;
+    if !cluster.is_vacant(node) {
+        cluster.demote(node)?;
+    }
     cluster.start_replica(node)
 }
 
@@ -290,7 +301,7 @@ pub fn bring_back(cluster: &Arc<Cluster>, node: Node) -> Result<(), String> {
         let slot = &state.slots[node as usize];
         let down = matches!(slot.running, Running::Nothing);
         let leads = state.last_leader == Some(node) && state.leader.is_none();
-        (leads, state.epoch > state.reigning, down)
+        (leads, state.asked > state.reigning, down)
     };
     match (down, leads) {
         (false, false) => Ok(()),
@@ -301,6 +312,7 @@ pub fn bring_back(cluster: &Arc<Cluster>, node: Node) -> Result<(), String> {
             }
             started => started,
         },
+        (true, true) if cluster.is_vacant(node) => give_up(cluster, node),
         // Somebody may have promised a later epoch to one that did not become primary.
         (_, true) => {
             if down {

@@ -10,7 +10,7 @@ use seawall_recovery::{AckRule, Primary};
 use seawall_snapshot::Durability;
 use seawall_wal::disk::sim::{Effect, Fault, Rng, SimDisk};
 use seawall_wal::sync::{self, JoinHandle, turns};
-use seawall_wal::{Epoch, IoOp, Lsn};
+use seawall_wal::{Epoch, IoOp, Lsn, Record};
 
 use super::Trouble;
 use crate::cluster::{CELLS, name};
@@ -229,7 +229,9 @@ impl Trouble {
         });
         let record = log.read_record(lsn).ok().filter(|_| held);
         drop(primary);
-        let Some(record) = record.filter(|record| !record.payload().is_empty()) else {
+        // Zeros would be found in front of the record too.
+        let stamped = |record: &Record| record.payload().iter().any(|byte| *byte != 0);
+        let Some(record) = record.filter(stamped) else {
             return;
         };
         // A clean close says how far the log goes: damage below that is never taken for a torn end.
