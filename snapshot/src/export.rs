@@ -83,6 +83,8 @@ pub fn read_chunk(view: &dyn View, index: u64) -> Result<(Vec<u8>, Digest), Erro
 pub struct Chunks<'a> {
     view: &'a dyn View,
     next: u64,
+    /// Up to this byte everything behind the last hole may hold data.
+    data_end: u64,
     pending: Option<Chunk>,
 }
 
@@ -99,6 +101,7 @@ impl<'a> Chunks<'a> {
         Chunks {
             view,
             next: first,
+            data_end: 0,
             pending: None,
         }
     }
@@ -108,12 +111,14 @@ impl<'a> Chunks<'a> {
         let (start, count) = (self.next, chunk_count(size));
         while self.next < count {
             let offset = self.next * CHUNK_BYTES as u64;
-            match self.view.next_data(offset)? {
-                None => self.next = count,
-                Some((first, _)) => self.next = self.next.max(first / CHUNK_BYTES as u64),
-            }
-            if self.next == count {
-                break;
+            // Asked once for each run of data: over many small records it costs a look at each.
+            if offset >= self.data_end {
+                let Some((first, end)) = self.view.next_data(offset)? else {
+                    self.next = count;
+                    break;
+                };
+                self.next = self.next.max(first / CHUNK_BYTES as u64);
+                self.data_end = end;
             }
             let index = self.next;
             self.next += 1;
