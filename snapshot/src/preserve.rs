@@ -362,11 +362,24 @@ impl ImageView {
     pub(crate) fn read(&self, lba: u64, out: &mut [u8]) -> Result<(), Error> {
         let size = self.store.image.block_size().bytes_usize();
         let end = lba + (out.len() / size) as u64;
-        for (range, source) in self.sources(lba..end)? {
-            let first = to_usize(range.start - lba) * size;
-            let part = &mut out[first..first + to_usize(range.end - range.start) * size];
+        let at = |block: u64| to_usize(block - lba) * size;
+        let sources = self.sources(lba..end)?;
+        let live = sources
+            .iter()
+            .filter(|(_, source)| matches!(source, Source::Live));
+        let live: Vec<&Range<u64>> = live.map(|(range, _)| range).collect();
+        // One read over what is kept in between: many small ones take longer.
+        let bad = match (live.first(), live.last()) {
+            (Some(first), Some(last)) => {
+                let part = &mut out[at(first.start)..at(last.end)];
+                self.store.image.read(first.start, part)?
+            }
+            _ => Vec::new(),
+        };
+        for (range, source) in sources {
+            let part = &mut out[at(range.start)..at(range.end)];
             match source {
-                Source::Live => self.read_live(range, part)?,
+                Source::Live => self.settle_live(range, part, &bad)?,
                 Source::Zero => part.fill(0),
                 Source::Slot { layer, slot } => layer.read(slot, range.start, part)?,
                 Source::Damaged => return Err(self.store.damaged(range.start)),
@@ -375,12 +388,14 @@ impl ImageView {
         Ok(())
     }
 
-    fn read_live(&self, range: Range<u64>, out: &mut [u8]) -> Result<(), Error> {
-        let (image, log) = (&self.store.image, &self.store.log);
-        let bad = image.read(range.start, out)?;
+    /// Blocks in `out` were read from the live image, where those in `bad` failed their sums.
+    fn settle_live(&self, range: Range<u64>, out: &mut [u8], bad: &[u64]) -> Result<(), Error> {
         if !self.still_live(range.clone())? {
             return self.read(range.start, out);
         }
+        let bad = bad.iter().copied().filter(|lba| range.contains(lba));
+        let bad: Vec<u64> = bad.collect();
+        let (image, log) = (&self.store.image, &self.store.log);
         match repair::fill(image, log, self.checkpoint, (range.start, out), &bad) {
             // A checkpoint that came in between makes a block look damaged that is kept by now.
             Err(_) if !self.still_live(range.clone())? => self.read(range.start, out),

@@ -32,8 +32,6 @@ const DIAL: Duration = Duration::from_secs(3);
 /// First and longest pause between two attempts (D7).
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// How long a checkpoint that is under way may keep a rebuild waiting for a trusted base.
-const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(10);
 /// A replica that writes or reads a whole base is not stalled at this rate or above.
 const BASE_BYTES_PER_S_MIN: u64 = 4 << 20;
 /// How often the speaker looks whether it should stop.
@@ -377,7 +375,7 @@ impl Attempt<'_> {
     /// Plan and pins in one critical section (1.20).
     fn plan(&self, facts: &ReplicaFacts) -> Result<Planned, Error> {
         if self.kind == Kind::Rebuild {
-            self.await_checkpoint();
+            self.settle_base();
         }
         let owner = self.owner();
         let mut storage = VolumeStorage {
@@ -415,15 +413,6 @@ impl Attempt<'_> {
             let volume = &self.shared.volume;
             volume.state_at(source.target, &self.owner())
         })
-    }
-
-    /// A base with an open intent is not trusted; one that closes in a moment is worth waiting for.
-    fn await_checkpoint(&self) {
-        let mut left = CHECKPOINT_PATIENCE;
-        while self.shared.volume.base_state().intent.is_some() && !left.is_zero() {
-            self.shared.pause(LOOK);
-            left = left.saturating_sub(LOOK);
-        }
     }
 
     /// Fetches records that only this replica holds, before anything new is appended (D1).

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use seawall_snapshot::{
     CHUNK_BYTES, Chunk, Chunks, Digest, View, chunk_count, chunk_range, read_chunk,
@@ -10,7 +11,7 @@ use seawall_snapshot::{
 use seawall_wal::{Lsn, LsnRange};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::attempt::{Attempt, TargetView};
+use super::attempt::{Attempt, LOOK, TargetView};
 use super::ship::Lane;
 use super::storage::{VolumePin, VolumeStorage};
 use super::tally::Tally;
@@ -21,6 +22,8 @@ use crate::plan::Plan;
 use crate::progress::Phase;
 use crate::rebuild::{self, Compared, Install};
 
+/// How long a checkpoint that is under way may keep a rebuild waiting for a trusted base.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(10);
 /// Chunks in one offer, and offers under way. A chunk is read only when it is wanted, and one at a
 /// time.
 const OFFER_CHUNKS: usize = 32;
@@ -43,6 +46,25 @@ struct Transfer<'a, 'b> {
 }
 
 impl Attempt<'_> {
+    /// Before a rebuild is planned. A base with an open intent is not trusted; one that closes in a
+    /// moment is worth waiting for. A full base is the image overlaid with the log: what is captured
+    /// first is read in large runs, and not record by record.
+    pub(super) fn settle_base(&self) {
+        let volume = &self.shared.volume;
+        let mut left = CHECKPOINT_PATIENCE;
+        while volume.base_state().intent.is_some() && !left.is_zero() {
+            self.shared.pause(LOOK);
+            left = left.saturating_sub(LOOK);
+        }
+        let mut core = self.shared.core();
+        let extra = core.kept(self.replica, self.aim.keeper);
+        let full = extra.is_some_and(|extra| extra.full_asked);
+        drop(core);
+        if full && let Err(error) = volume.checkpoint(None) {
+            tracing::debug!(%error, "a full base is sent with an older image");
+        }
+    }
+
     /// Carries a rebuild out; the replica holds everything through the target when it returns.
     pub(super) fn rebuild(
         &self,
