@@ -47,8 +47,8 @@ struct Transfer<'a, 'b> {
 
 impl Attempt<'_> {
     /// Before a rebuild is planned. A base with an open intent is not trusted; one that closes in a
-    /// moment is worth waiting for. A full base is the image overlaid with the log: what is captured
-    /// first is read in large runs, and not record by record.
+    /// moment is worth waiting for. A full base is the image overlaid with the log: what is
+    /// captured first is read in large runs, and not record by record.
     pub(super) fn settle_base(&self) {
         let volume = &self.shared.volume;
         let mut left = CHECKPOINT_PATIENCE;
