@@ -312,24 +312,11 @@ impl Pinned {
     fn read_blocks(&self, lba: u64, out: &mut [u8]) -> Result<(), Error> {
         let size = self.geometry.block_size.bytes_usize();
         let end = lba + (out.len() / size) as u64;
-        let at = |block: u64| to_usize(block - lba) * size;
-        let pieces: Vec<_> = self.overlay.pieces(lba..end).collect();
-        let under = pieces.iter().filter(|(_, version)| version.is_none());
-        let under: Vec<&Range<u64>> = under.map(|(piece, _)| piece).collect();
-        // One read over what the log covers in between: many small ones take longer. What is
-        // damaged there is nobody's business.
-        let whole = match under[..] {
-            [first, .., last] => {
-                let part = &mut out[at(first.start)..at(last.end)];
-                self.under(first.start, part).is_ok()
-            }
-            _ => false,
-        };
-        for (piece, version) in pieces {
-            let part = &mut out[at(piece.start)..at(piece.end)];
+        for (piece, version) in self.overlay.pieces(lba..end) {
+            let first = to_usize(piece.start - lba) * size;
+            let part = &mut out[first..first + to_usize(piece.end - piece.start) * size];
             match version {
                 Some(version) => version.read(&self.log, piece.start, part)?,
-                None if whole => {}
                 None => self.under(piece.start, part)?,
             }
         }
