@@ -8,7 +8,6 @@ use crate::history::{History, ReplicaFacts};
 use crate::orchestrator::{Call, Orchestrator};
 use crate::outcome::{self, Asked, Decision, Outcome, Source, SourceKind, Verdict};
 use crate::plan::{Held, Pin, PinPart, PinRefused, PinRequest, Plan, Storage, Work};
-use crate::sender::Sender;
 use crate::session::{Kind, Step};
 
 /// How often the history is read again when it moves under us, before the attempt is given up.
@@ -156,7 +155,8 @@ impl<P: Pin> Orchestrator<P> {
 
     /// The handshake of a rebuild. What it would replace counts no more, unless it has to wait:
     /// then the replica keeps what it acknowledges to an unconfirmed primary (D1), which may need
-    /// just that to be confirmed. A marked replica is in doubt, and was only asked.
+    /// just that to be confirmed. So does a replica that we remember as marked: one that knows of
+    /// its mark acknowledges nothing.
     fn defer_rebuild(
         &mut self,
         call: Call<'_>,
@@ -165,13 +165,7 @@ impl<P: Pin> Orchestrator<P> {
     ) -> Result<Decision, Failure> {
         let result = self.handshake(call, facts, history);
         if let Err(Failure::NotYet(decision)) = &result {
-            let sender = self.registry.sender(call.replica);
-            if sender.is_ok_and(Sender::needs_rebuild) {
-                self.note_above(decision);
-                self.asked(call.replica, call.now);
-            } else {
-                self.count_handshake(call, decision);
-            }
+            self.count_handshake(call, decision);
         }
         result
     }

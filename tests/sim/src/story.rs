@@ -251,7 +251,8 @@ fn converge(cluster: &Cluster, primary: &Primary) -> Result<(), String> {
         match primary.write(0, &bytes, Durability::Durable) {
             Ok(head) => break head,
             Err(error) if turns::now_ns() > until => {
-                return Err(format!("no write although all is healed: {error}"));
+                let replicas = primary.status().replicas;
+                return Err(format!("no write although all is healed: {error}; {replicas:?}"));
             }
             Err(_) => turns::sleep(Duration::from_millis(500)),
         }

@@ -281,13 +281,19 @@ fn a_full_base_that_was_asked_for_says_so() {
 // D1: it may be neither cut nor rebuilt before we are confirmed, and we may need it for that.
 #[test]
 fn a_replica_to_rebuild_that_has_to_wait_acknowledges_what_it_shares() {
-    for (marked, standing) in [(false, Standing::Confirmed), (true, Standing::Unconfirmed)] {
+    let cases = [
+        (false, false, Standing::Confirmed),
+        (true, false, Standing::Confirmed),
+        (true, true, Standing::Unconfirmed),
+    ];
+    for (marked, knows, standing) in cases {
         let r1 = id("r1");
         let mut orchestrator = reopened(&["r1"], 100);
         orchestrator.restore(&r1, marked, None, T0).unwrap();
         let mut storage = TestStorage::new(history(100).committed(90));
         let session = orchestrator.connected(&r1, Kind::Rebuild);
-        let ahead = replica(101).with_lineage(&[(1, 1, 1), (1, 3, 101)]);
+        let mut ahead = replica(101).with_lineage(&[(1, 1, 1), (1, 3, 101)]);
+        ahead.needs_rebuild = knows;
         let asked = Asked::FullBase;
         let failure = orchestrator
             .plan_rebuild(call(&r1, session), &ahead, asked, &mut storage)
