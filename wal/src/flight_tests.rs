@@ -9,6 +9,7 @@ use crate::damage_tests::{
 use crate::disk::sim::SimDisk;
 use crate::frame::{self, FrameHeader, FrameKind};
 use crate::record::RecordHeader;
+use crate::segment::SegmentHeader;
 use crate::tests::{BLOCKS, contents};
 use crate::walk::Link;
 use crate::*;
@@ -17,8 +18,11 @@ use crate::*;
 pub(crate) struct Hand {
     pub(crate) sim: Arc<SimDisk>,
     link: Link,
+    slot: u32,
     at: u64,
     generation: u64,
+    /// The generation that a seal names.
+    next_generation: u64,
     head: Lsn,
     incarnation: Incarnation,
 }
@@ -29,6 +33,10 @@ impl Hand {
         let sim = create(1 << 20);
         let (log, _) = open(&sim);
         append(&log, acknowledged);
+        Hand::of(sim, &log)
+    }
+
+    fn of(sim: Arc<SimDisk>, log: &Log) -> Hand {
         log.stop();
         let incarnation = log.lineage().last().unwrap().incarnation;
         let mut state = log.state();
@@ -39,8 +47,10 @@ impl Hand {
         Hand {
             sim,
             link,
+            slot: 0,
             at,
             generation,
+            next_generation: 77,
             head,
             incarnation,
         }
@@ -79,7 +89,7 @@ impl Hand {
             timestamp_ns: 0,
             after,
             next_generation: match kind {
-                FrameKind::Seal => 77,
+                FrameKind::Seal => self.next_generation,
                 _ => 0,
             },
         };
@@ -92,7 +102,9 @@ impl Hand {
         if let Some(record) = &record {
             bytes.extend_from_slice(record.payload());
         }
-        self.sim.overwrite(&segment(0), self.at, &bytes).unwrap();
+        self.sim
+            .overwrite(&segment(self.slot), self.at, &bytes)
+            .unwrap();
         self.link = Link {
             sequence: header.sequence + 1,
             previous: digest,
@@ -113,6 +125,13 @@ impl Hand {
         self.place(FrameKind::Seal, head, head.get(), None);
     }
 
+    /// Ends the segment and goes on in the one that is prepared in `slot`.
+    fn turn(&mut self, frontier: u64, slot: u32) {
+        self.next_generation = generation(&self.sim, slot);
+        self.place(FrameKind::Seal, self.head, frontier, None);
+        (self.slot, self.at, self.generation) = (slot, PAGE, self.next_generation);
+    }
+
     fn event(&mut self, kind: FrameKind, after: u64, frontier: u64) -> u64 {
         self.place(kind, Lsn::new(after), frontier, None)
     }
@@ -120,6 +139,12 @@ impl Hand {
     fn break_header(&self, at: u64) {
         self.sim.flip(&segment(0), at + 90, 0xff).unwrap();
     }
+}
+
+/// What the header of a segment says.
+fn generation(sim: &SimDisk, slot: u32) -> u64 {
+    let page = sim.read_file(&segment(slot)).unwrap();
+    SegmentHeader::decode(&page).unwrap().generation
 }
 
 /// What became of a frame in flight.
@@ -207,6 +232,56 @@ fn whatever_became_of_frames_in_flight_the_whole_ones_in_front_are_kept_and_no_o
                 assert_eq!(record.payload()[0], *stamp, "{fates:?}: LSN {lsn}");
             }
         }
+    }
+}
+
+#[test]
+fn a_torn_tail_over_several_segments_is_in_no_life_of_them_before_the_next_append() {
+    // A243, D16: 4 is torn in the first segment; 5 behind it, 6 in the second and 7 in the third
+    // are whole, and no frontier covers any of them.
+    let sim = create(48 << 10);
+    let (log, _) = open(&sim);
+    append(&log, &[1, 2, 3]);
+    while log.step().unwrap() {}
+    let second = log.prepare().unwrap().slot;
+    let third = log.prepare().unwrap().slot;
+    let mut hand = Hand::of(sim, &log);
+    drop(log);
+    let torn = hand.record(3, 4);
+    hand.record(3, 5);
+    hand.turn(3, second);
+    hand.record(3, 6);
+    hand.turn(3, third);
+    hand.record(3, 7);
+    hand.sim.flip(&segment(0), torn + PAGE + 600, 1).unwrap();
+    let before = [0, second, third].map(|slot| generation(&hand.sim, slot));
+
+    let (log, report) = open(&hand.sim);
+    assert!(
+        matches!(&report.end, ScanEnd::Torn { at, .. } if at.offset == torn),
+        "{report:?}"
+    );
+    assert_eq!(log.frontiers().head, Lsn::new(3));
+    // Nothing is appended yet. A power cut now leaves no frame of the tail that belongs to a life:
+    // the segments that hold nothing else are in another one, and the first holds zeros there.
+    let left = hand.sim.crash_lose_all();
+    for (slot, before) in [second, third].into_iter().zip(&before[1..]) {
+        assert!(generation(&left, slot) > *before, "slot {slot}");
+    }
+    let first = left.read_file(&segment(0)).unwrap();
+    let mut blocks = first.chunks_exact(4096);
+    assert!(!blocks.any(|block| block == [4; 4096] || block == [5; 4096]));
+    // What is live in the first segment keeps it as it is; the next append is in another life.
+    assert_eq!(generation(&left, 0), before[0]);
+    append(&log, &[14]);
+    let active = log.state().active().file.generation;
+    assert!(before.iter().all(|before| active > *before), "{active}");
+    append(&log, &[15, 16, 17]);
+    log.stop();
+    for choice in 0..8 {
+        let (log, report) = open(&hand.sim.crash(choice));
+        assert_eq!(report.end, ScanEnd::Clean);
+        assert_eq!(stamps(&log, 0, 7), [1, 2, 3, 14, 15, 16, 17]);
     }
 }
 
