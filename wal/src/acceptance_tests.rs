@@ -244,6 +244,89 @@ fn a222_an_incarnation_without_a_record_leaves_no_entry_behind() {
     }
 }
 
+/// A log that nobody writes but by what a primary sent.
+fn replica(sim: &Arc<SimDisk>) -> Arc<Log> {
+    let disk: Arc<dyn Disk> = sim.clone();
+    let dir = Path::new(DIR);
+    let meta = Arc::new(Meta::open(&disk, dir, true).unwrap());
+    let clock = SystemClock::new();
+    let opened = Log::open(&disk, dir, &meta, &clock, LogMode::Writable, Lsn::ZERO);
+    opened.unwrap().0
+}
+
+/// Records of epoch 1, as a primary sent them; the stamps are the numbers from `stamp` on.
+fn sent(lsns: std::ops::RangeInclusive<u64>, incarnation: u64, stamp: u8) -> Vec<Record> {
+    let one = |(lsn, stamp)| {
+        let change = change(stamp);
+        let header = RecordHeader {
+            kind: change.kind,
+            no_hole: false,
+            block_size: BlockSize::DEFAULT,
+            volume: contents().volume,
+            epoch: Epoch::new(1),
+            incarnation: Incarnation::new(incarnation),
+            lsn: Lsn::new(lsn),
+            lba: change.lba,
+            blocks: change.blocks,
+            sum: 0,
+        };
+        Record::seal(header, change.payload)
+    };
+    lsns.zip(stamp..).map(one).collect()
+}
+
+#[test]
+fn a226_what_a_truncation_dropped_never_reappears_wherever_it_crashes() {
+    let before = create(128 << 10);
+    let log = replica(&before);
+    let all = log.append_received(sent(1..=105, 1, 1)).unwrap();
+    assert_eq!(all.wait().unwrap(), Lsn::new(105));
+    log.stop();
+    drop(log);
+    let old: Vec<u8> = (1..=105).collect();
+    let (kept, new) = (&old[..100], [201, 202, 203]);
+    let mut finished = false;
+    for stop in 0.. {
+        let sim = before.crash_lose_all();
+        let log = replica(&sim);
+        sim.freeze_after_ops(sim.changes() + stop);
+        let truncated = log.truncate(Lsn::new(100)).is_ok();
+        if truncated {
+            assert_eq!(log.frontiers().head, Lsn::new(100));
+            let gone = log.read(range(100, 101)).map(drop);
+            let named = matches!(&gone, Err(Error::BeyondHead { head, .. })
+                if *head == Lsn::new(100));
+            assert!(named, "{gone:?}");
+            // The primary's own 101 and on, of the same epoch.
+            let again = log.append_received(sent(101..=103, 2, 201));
+            finished = again.is_ok_and(|ticket| ticket.wait().is_ok());
+        }
+        let crashes = [
+            sim.crash_lose_all(),
+            sim.crash_keep_all(),
+            sim.crash(stop),
+            sim.crash(!stop),
+        ];
+        log.stop();
+        for (crash, sim) in crashes.into_iter().enumerate() {
+            let log = replica(&sim);
+            let head = log.frontiers().head.get();
+            let found = stamps(&log, 0, head);
+            let story = format!("stop {stop}, crash {crash}, {truncated}, {finished}: {found:?}");
+            if !truncated && found == old {
+                continue;
+            }
+            assert_eq!(found[..100], *kept, "{story}");
+            assert!(new.starts_with(&found[100..]), "{story}");
+            assert!(!finished || found.len() == 103, "{story}");
+        }
+        if finished {
+            break;
+        }
+    }
+    assert!(finished);
+}
+
 #[test]
 fn a244_an_acknowledged_epoch_survives_the_loss_of_either_copy_of_meta() {
     for copy in 0..2 {
