@@ -22,52 +22,70 @@ fn fails(sim: &SimDisk, op: IoOp, part: &str, effect: Effect) {
     sim.inject(Fault::at(op, effect).on(part));
 }
 
+/// What a volume with an intent to 100, or just past it, says of 60.
+fn exact_or_refused(volume: &Arc<Volume>, at_60: &[(u64, u8)]) {
+    match volume.state_at(lsn(60), "test") {
+        Ok(view) => assert_eq!(contents(&view), at_60),
+        Err(Error::IntentOpen { target }) => assert_eq!(target, lsn(100)),
+        Err(Error::StateReclaimed { .. }) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
 #[test]
 fn a233_an_intent_left_by_a_crash_is_finished_before_anything_but_head_is_served() {
-    let sim = SimDisk::new(1);
-    let volume = half_captured(&sim);
-    let newest = state(&volume, 100);
-    // Some blocks are in the image, one in part; the process dies here.
-    let short = Effect::ShortWrite(7 * BLOCK + 512);
-    sim.inject(Fault::at(IoOp::Write, short).on("/image"));
-    let Err(Error::Log(seawall_wal::Error::Io { .. })) = volume.checkpoint(None) else {
-        panic!("the write was to fail");
-    };
-    assert_eq!(
-        volume.base_state(),
-        BaseState {
-            checkpoint: lsn(50),
-            untrusted: Some(Untrusted::IntentOpen),
-            intent: Some(lsn(100)),
-        }
-    );
-    for seed in 0..8 {
-        let after = sim.crash(seed);
-        let inspected = Place::simulated(&after).try_open("volume", Access::ReadOnly);
-        let inspected = inspected.unwrap();
-        assert_eq!(inspected.base_state().intent, Some(lsn(100)));
-        assert!(
-            matches!(
-                inspected.state_at(lsn(60), "test"),
-                Err(Error::IntentOpen { target }) if target == lsn(100)
-            ) || inspected.log().first_retained() == lsn(1)
-        );
-        assert_eq!(state(&inspected, 100), newest);
-        assert_eq!(inspected.digest_at(lsn(100)).unwrap(), digest_of(&newest));
-        assert_eq!(damage_of(&inspected), []);
-        drop(inspected);
-        let opened = reopen(&after);
+    for tail in [0, 50] {
+        let sim = SimDisk::new(1);
+        let volume = half_captured(&sim);
+        let (newest, at_60) = (state(&volume, 100), state(&volume, 60));
+        volume.advance_tail(lsn(tail)).unwrap();
+        // Some blocks are in the image, one in part; the process dies here.
+        let short = Effect::ShortWrite(7 * BLOCK + 512);
+        sim.inject(Fault::at(IoOp::Write, short).on("/image"));
+        let Err(Error::Log(seawall_wal::Error::Io { .. })) = volume.checkpoint(None) else {
+            panic!("the write was to fail");
+        };
         assert_eq!(
-            opened.base_state(),
+            volume.base_state(),
             BaseState {
-                checkpoint: lsn(100),
-                untrusted: None,
-                intent: None,
+                checkpoint: lsn(50),
+                untrusted: Some(Untrusted::IntentOpen),
+                intent: Some(lsn(100)),
             }
         );
-        assert_eq!(opened.digest(), (lsn(100), digest_of(&newest)));
-        assert_eq!(contents(&opened.pin_snapshot("test").unwrap()), newest);
-        assert_eq!(damage_of(&opened), []);
+        for seed in 0..8 {
+            let after = sim.crash(seed);
+            let inspected = Place::simulated(&after).try_open("volume", Access::ReadOnly);
+            let inspected = inspected.unwrap();
+            assert_eq!(inspected.base_state().intent, Some(lsn(100)));
+            exact_or_refused(&inspected, &at_60);
+            assert_eq!(state(&inspected, 100), newest);
+            assert_eq!(inspected.digest_at(lsn(100)).unwrap(), digest_of(&newest));
+            assert_eq!(damage_of(&inspected), []);
+            drop(inspected);
+            let opened = reopen(&after);
+            assert_eq!(
+                opened.base_state(),
+                BaseState {
+                    checkpoint: lsn(100),
+                    untrusted: None,
+                    intent: None,
+                }
+            );
+            assert_eq!(opened.digest(), (lsn(100), digest_of(&newest)));
+            assert_eq!(contents(&opened.pin_snapshot("test").unwrap()), newest);
+            exact_or_refused(&opened, &at_60);
+            let truncated = opened.truncate(lsn(70));
+            assert!(
+                matches!(
+                    &truncated,
+                    Err(Error::Log(seawall_wal::Error::Chain { bound, .. })) if *bound == lsn(100)
+                ),
+                "{truncated:?}"
+            );
+            assert_eq!(state(&opened, 100), newest);
+            assert_eq!(damage_of(&opened), []);
+        }
     }
 }
 
@@ -134,6 +152,44 @@ fn a249_a_full_disk_under_the_image_fails_that_checkpoint_and_nothing_else() {
     sim.clear_faults();
     assert_eq!(volume.checkpoint(None).unwrap(), lsn(110));
     assert_eq!(volume.digest().1, digest_of(&state(&volume, 110)));
+    assert_eq!(damage_of(&volume), []);
+}
+
+/// ENOSPC in the image leaves the log above its watermark, and it comes down when there is space.
+#[test]
+fn a249_writes_go_on_past_the_watermark_while_no_checkpoint_finds_space() {
+    let sim = SimDisk::new(1);
+    let place = Place::simulated(&sim);
+    place.create("volume", options(Role::Primary));
+    let soft = 4 << 20;
+    let background = crate::Background {
+        retained_bytes_soft: Some(soft),
+        ..crate::Background::OFF
+    };
+    let dir = place.dir("volume");
+    let opened = Volume::open_with(&place.disk, &dir, &place.clock, Access::Primary, background);
+    let (volume, _) = opened.unwrap();
+    volume.commit_best_effort().unwrap();
+    let full = Effect::Fail(std::io::ErrorKind::StorageFull);
+    sim.inject(Fault::at(IoOp::Write, full).on("/image").for_ever());
+    let mut refused = 0;
+    while volume.log().retained_bytes() <= 3 * soft {
+        volume
+            .write(0, &[3; 40 * BLOCK], Durability::Durable)
+            .unwrap();
+        match volume.step() {
+            Ok(_) => assert!(volume.log().retained_bytes() <= soft),
+            Err(Error::Log(error)) if error.is_out_of_space() => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+        volume.log().step().unwrap();
+    }
+    assert!(refused > 0);
+    sim.clear_faults();
+    volume.step().unwrap();
+    assert!(volume.log().retained_bytes() <= soft);
+    assert_eq!(volume.base_state().checkpoint, volume.flush().unwrap());
+    assert_eq!(get(&volume, 39), 3);
     assert_eq!(damage_of(&volume), []);
 }
 

@@ -41,6 +41,36 @@ fn a234_a_snapshot_pin_reads_the_old_state_during_and_after_a_checkpoint() {
 }
 
 #[test]
+fn a234_a_snapshot_pin_reads_the_old_state_wherever_a_checkpoint_stands() {
+    for written in 0.. {
+        let sim = SimDisk::new(1);
+        let volume = Place::simulated(&sim).primary();
+        for value in 1..=50 {
+            put(&volume, u64::from(value % 25) * 2, value);
+        }
+        volume.checkpoint(Some(lsn(50))).unwrap();
+        let before = state(&volume, 50);
+        let pin = volume.pin_snapshot("rebuild").unwrap();
+        // Every third block, so that the image is written in many places.
+        for value in 51..=70 {
+            put(&volume, u64::from(value - 50) * 3, value);
+        }
+        let full = Effect::Fail(std::io::ErrorKind::StorageFull);
+        sim.inject(Fault::at(IoOp::Write, full).on("/image").after(written));
+        let stopped = volume.checkpoint(None).is_err();
+        assert_eq!(contents(&pin), before, "{written} writes");
+        assert_eq!(pin.digest().unwrap(), digest_of(&before));
+        if !stopped {
+            assert!(written >= 10, "{written} writes");
+            break;
+        }
+        sim.clear_faults();
+        assert_eq!(volume.checkpoint(None).unwrap(), lsn(70));
+        assert_eq!(contents(&pin), before, "{written} writes, and the rest");
+    }
+}
+
+#[test]
 fn a235_a_base_pin_reads_its_target_whatever_is_written_and_captured() {
     let volume = Place::simulated(&SimDisk::new(1)).primary();
     for value in 1..=100 {
