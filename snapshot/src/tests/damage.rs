@@ -219,6 +219,11 @@ fn a241_above_damage_nothing_is_served_and_nothing_is_written() {
     let place = Place::simulated(&sim);
     let volume = place.try_open("volume", Access::Primary).unwrap();
     assert_eq!(volume.log().applied(), lsn(39));
+    assert_eq!(volume.log().frontiers().durable, lsn(50));
+    for above in 41..=50u8 {
+        let kept = volume.log().read_record(lsn(above.into())).unwrap();
+        assert_eq!(uniform(kept.payload()), above);
+    }
     assert!(matches!(
         volume.write(0, &[1; BLOCK], Durability::Volatile),
         Err(Error::Log(seawall_wal::Error::ReadOnly { .. }))

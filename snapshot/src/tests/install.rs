@@ -132,6 +132,13 @@ fn a238_a_base_is_installed_beside_and_switched_to_at_once() {
         primary.digest_at(lsn(10)).unwrap()
     );
     assert!(!sim.paths().contains(&"/volume/base/1".into()));
+    assert_ne!(again.meta().get().log, old_log);
+    let old_records = seawall_wal::LsnRange::new(Lsn::ZERO, lsn(3));
+    let gone = again.log().read(old_records).map(drop);
+    assert!(
+        matches!(&gone, Err(seawall_wal::Error::Reclaimed { tail, .. }) if *tail == lsn(9)),
+        "{gone:?}"
+    );
 }
 
 #[test]
