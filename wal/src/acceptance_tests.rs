@@ -289,10 +289,13 @@ fn a226_what_a_truncation_dropped_never_reappears_wherever_it_crashes() {
     for stop in 0.. {
         let sim = before.crash_lose_all();
         let log = replica(&sim);
+        let generation = || log.state().active().file.generation;
+        let first = generation();
         sim.freeze_after_ops(sim.changes() + stop);
         let truncated = log.truncate(Lsn::new(100)).is_ok();
         if truncated {
             assert_eq!(log.frontiers().head, Lsn::new(100));
+            assert!(generation() > first, "D4: what follows is in another life");
             let gone = log.read(range(100, 101)).map(drop);
             let named = matches!(&gone, Err(Error::BeyondHead { head, .. })
                 if *head == Lsn::new(100));
