@@ -220,7 +220,7 @@ fn cut_at_half(chunks: u64, in_place: bool) {
     replica.shutdown().unwrap();
 }
 
-// D12
+// A238, D12
 #[test]
 fn a_rebuild_that_was_cut_at_half_moves_the_other_half() {
     cut_at_half(64, false);

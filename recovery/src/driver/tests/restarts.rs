@@ -6,7 +6,7 @@ use super::*;
 use crate::message::{Body, Fence};
 use crate::transport::{self, Link};
 
-// D1, D13
+// A219, D1, D13
 #[test]
 fn records_that_the_primary_lost_are_fetched_before_anything_new() {
     let lab = Lab::new();
