@@ -286,6 +286,29 @@ mod tests {
         assert_eq!(check(budget, Tracker::begin(Tick(100)), 3), None);
     }
 
+    // A108: progress at a tick before the start would make the old time look like a stall.
+    #[test]
+    fn a_clock_that_was_back_for_a_while_is_no_stall() {
+        let budget = Budget {
+            duration_ticks_max: Some(5),
+            stall_ticks_max: Some(5),
+            ..Budget::UNBOUNDED
+        };
+        let mut spent = Tracker::begin(Tick(100));
+        spent.acknowledged(1, Some(Tick(3)));
+        for now in [3, 50, 101, 105] {
+            assert_eq!(check(budget, spent, now), None, "at {now}");
+        }
+        spent.acknowledged(1, Some(Tick(104)));
+        let budget = Budget {
+            duration_ticks_max: None,
+            ..budget
+        };
+        assert_eq!(check(budget, spent, 109), None);
+        let stalled = Violation::Stalled { spent: 6, max: 5 };
+        assert_eq!(check(budget, spent, 110), Some(stalled));
+    }
+
     // A108
     #[test]
     fn a_stall_is_seen_although_the_first_tick_is_0() {

@@ -81,6 +81,12 @@ fn every_worked_value_of_the_outcome_table() {
         ("A044", from_50(), 48, (Row::BeyondRetention, NEEDS_REBUILD)),
         ("A045", from_50(), 10, (Row::BeyondRetention, NEEDS_REBUILD)),
         ("A046", nothing, 0, (Row::ZeroGap, ZERO_GAP)),
+        (
+            "A046: nothing of what we hold is committed",
+            history(10).committed(0),
+            0,
+            (Row::ZeroGap, ZERO_GAP),
+        ),
         ("all of a new log", five, 0, (Row::Gap, catch_up(0, 5))),
         (
             "H03: no tail, yet not all is there",
@@ -516,13 +522,22 @@ fn every_worked_value_of_the_proof_table() {
     }
 }
 
+// A052, A053
 #[test]
 fn a_proof_reads_as_a_sentence() {
-    let proof = classify(&history(100).tail(60), &replica(50)).proof;
-    assert_eq!(
-        proof.to_string(),
-        "the replica needs 51 first, but the log begins at 61 (tail 60)"
-    );
+    for (tail, expected) in [
+        (
+            30,
+            "the replica needs 51..100, and the log holds everything after tail 30 through head 100",
+        ),
+        (
+            60,
+            "the replica needs 51 first, but the log begins at 61 (tail 60)",
+        ),
+    ] {
+        let proof = classify(&history(100).tail(tail), &replica(50)).proof;
+        assert_eq!(proof.to_string(), expected);
+    }
 }
 
 #[test]

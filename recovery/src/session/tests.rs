@@ -242,6 +242,10 @@ fn the_target_is_frozen_with_or_without_a_budget() {
         let events = [Event::Connect, handshake(50, 100), BEGIN];
         let begun = after(session(Kind::CatchUp, budget), events);
         let (lsn_101, target) = (lsn(101), lsn(100));
+        assert!(
+            matches!(begun.phase(), Phase::CatchUp { range, .. } if range.through == target),
+            "{begun:?}"
+        );
         let beyond = Failure::BeyondTarget {
             lsn: lsn_101,
             target,
@@ -357,6 +361,14 @@ fn what_was_never_sent_is_never_progress() {
         refused(&session, progress(11)),
         Failure::BeyondSent { lsn, sent }
     );
+    let session = after(session, [progress(10)]);
+    assert_eq!(
+        refused(&session, Event::Complete),
+        Failure::NotConverged {
+            reached: sent,
+            target: crate::testing::lsn(100),
+        }
+    );
 }
 
 fn must_cut(to: u64, through: u64) -> Session {
@@ -394,12 +406,16 @@ fn completion_waits_for_a_truncation_to_exactly_the_required_lsn() {
 // A112
 #[test]
 fn a_truncation_that_nobody_asked_for_is_refused() {
-    let session = after(catch_up(), [Event::Connect, handshake(80, 100)]);
-    let lsn = lsn(80);
-    assert_eq!(
-        refused(&session, truncated(80)),
-        Failure::TruncationNotRequired { lsn }
-    );
+    let decided = after(catch_up(), [Event::Connect, handshake(80, 100)]);
+    for session in [decided, running(80, 100)] {
+        for at in [80, 100] {
+            let lsn = lsn(at);
+            assert_eq!(
+                refused(&session, truncated(at)),
+                Failure::TruncationNotRequired { lsn }
+            );
+        }
+    }
 }
 
 // A116
