@@ -1,7 +1,7 @@
 //! Fixtures of the unit tests: one constructor per thing, every option defaulted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use seawall_wal::{Epoch, Incarnation, Lineage, LineageEntry, Lsn, NodeIncarnation, VolumeId};
 
@@ -137,11 +137,17 @@ pub(crate) fn endpoint(data: &str) -> Endpoint {
 pub(crate) struct PinCount {
     given: AtomicUsize,
     dropped: AtomicUsize,
+    /// Where the pin stands that was taken or moved last.
+    after: AtomicU64,
 }
 
 impl PinCount {
     pub(crate) fn held(&self) -> usize {
         self.given.load(Ordering::Relaxed) - self.dropped()
+    }
+
+    pub(crate) fn after(&self) -> Lsn {
+        lsn(self.after.load(Ordering::Relaxed))
     }
 
     pub(crate) fn dropped(&self) -> usize {
@@ -163,6 +169,7 @@ pub(crate) struct TestPin {
 impl TestPin {
     pub(crate) fn new(count: &Arc<PinCount>, after: Lsn) -> TestPin {
         count.given.fetch_add(1, Ordering::Relaxed);
+        count.after.store(after.get(), Ordering::Relaxed);
         TestPin {
             count: Arc::clone(count),
             after,
@@ -180,6 +187,7 @@ impl Pin for TestPin {
     fn move_up(&mut self, after: Lsn) {
         assert!(after >= self.after, "a pin never moves down");
         self.after = after;
+        self.count.after.store(after.get(), Ordering::Relaxed);
     }
 }
 

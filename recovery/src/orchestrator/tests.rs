@@ -352,6 +352,12 @@ fn a_late_acknowledgement_commits_although_its_barrier_expired() {
         .ship(call(&one.replica, one.session), lsn(150), lsn(150))
         .unwrap();
     one.orchestrator.barrier_expired(lsn(150), Tick(5));
+    let expired = one.orchestrator.log.all().last().unwrap();
+    assert_eq!(
+        (expired.at, &expired.what),
+        (Tick(5), &What::BarrierExpired { lsn: lsn(150) })
+    );
+    assert_eq!(one.orchestrator.ledger.committed(), lsn(100));
     let late = Call {
         now: Tick(7),
         ..call(&one.replica, one.session)

@@ -372,6 +372,16 @@ fn a_replica_ahead_has_to_cut_before_it_is_in_sync() {
         bench.complete(id),
         Err(Failure::TruncationOutstanding { required })
     );
+    // A111
+    let lsn = lsn(99);
+    assert_eq!(
+        bench.sender.truncated(id, lsn),
+        Err(Failure::TruncationElsewhere { lsn, required })
+    );
+    assert_eq!(
+        bench.complete(id),
+        Err(Failure::TruncationOutstanding { required })
+    );
     bench.sender.truncated(id, required).unwrap();
     bench.complete(id).unwrap();
     assert_eq!(bench.sender.state(), State::InSync);

@@ -15,12 +15,15 @@ fn a_completed_session_is_a_stream_with_the_same_id_and_the_pin_of_its_plan() {
     assert_eq!(bench.sender.stream_id(), Some(id));
     assert!(!held.is_held(), "the stream took it over");
     assert_eq!(bench.pins.held(), 1);
+    assert_eq!(bench.pins.after(), lsn(100), "the log after its end");
 
     let stream = bench.sender.view().stream.expect("a stream");
     assert_eq!((stream.shipped, stream.acknowledged), (lsn(100), lsn(100)));
     bench.sender.ship(id, lsn(120), lsn(120)).unwrap();
+    assert_eq!(bench.pins.after(), lsn(100), "what is shipped may be lost");
     assert_eq!(bench.sender.acknowledge(id, lsn(120)), Ok(lsn(120)));
     assert_eq!(bench.sender.acknowledge(id, lsn(110)), Ok(lsn(120)));
+    assert_eq!(bench.pins.after(), lsn(120));
     assert_eq!(bench.sender.state(), State::InSync);
 }
 
