@@ -15,6 +15,7 @@ use crate::transport::Listener as _;
 
 mod assigning;
 mod cost;
+mod decisions;
 mod fencing;
 mod healing;
 mod memory;

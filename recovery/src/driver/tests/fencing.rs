@@ -227,7 +227,7 @@ impl Impostor {
         impostor
     }
 
-    fn say(&self, body: Body) {
+    pub(super) fn say(&self, body: Body) {
         let fence = self.fence;
         self.link.send(&Message { fence, body }).unwrap();
     }
