@@ -190,11 +190,15 @@ mod tests {
         }
     }
 
+    // A245, D5
     #[test]
     fn a_peer_with_a_newer_entry_outranks_a_longer_log() {
-        let ours = (Some((1, 1)), Lsn::new(100));
-        let refused = check_rank(&[report(2, 5, false)], ours);
+        let ours = (Some((1, 3)), Lsn::new(110));
+        let refused = check_rank(&[report(2, 105, false)], ours);
         assert!(matches!(refused, Err(Error::Outranked { peer, .. }) if peer == "r2"));
+        // And the other way round nobody stands in its way, however long its log is.
+        let ours = (Some((2, 1)), Lsn::new(105));
+        assert!(check_rank(&[report(1, 110, false)], ours).is_ok());
     }
 
     #[test]
