@@ -406,11 +406,9 @@ fn a_segment_whose_pages_cannot_be_had_while_it_is_read_answers_a_typed_error() 
     let mut records = log.read(range).unwrap();
     let first = records.next().unwrap().unwrap();
     assert_eq!(first.payload()[0], 1);
-    let file = std::fs::File::options()
-        .write(true)
-        .open(fixture.segment(0))
-        .unwrap();
-    file.set_len(700 << 10).unwrap();
+    let mode = disk::OpenMode::ReadWrite;
+    let file = disk::File::open(&fixture.disk, &fixture.segment(0), mode).unwrap();
+    file.set_length(700 << 10).unwrap();
     let mut seen = first.lsn();
     let error = loop {
         match records.next().expect("not all can be read") {
