@@ -110,7 +110,7 @@ fn a_lost_lsn_that_was_written_anew_is_a_fork_and_never_zero_gap() {
     replica.shutdown().unwrap();
 }
 
-// A116, H20
+// A116
 #[test]
 fn a_replica_whose_records_were_never_committed_is_cut_to_before_lsn_1() {
     let lab = Lab::new();
