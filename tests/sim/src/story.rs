@@ -252,7 +252,9 @@ fn converge(cluster: &Cluster, primary: &Primary) -> Result<(), String> {
             Ok(head) => break head,
             Err(error) if turns::now_ns() > until => {
                 let replicas = primary.status().replicas;
-                return Err(format!("no write although all is healed: {error}; {replicas:?}"));
+                return Err(format!(
+                    "no write although all is healed: {error}; {replicas:?}"
+                ));
             }
             Err(_) => turns::sleep(Duration::from_millis(500)),
         }
