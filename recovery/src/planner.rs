@@ -63,7 +63,7 @@ impl<P: Pin> Orchestrator<P> {
             let first = outcome::classify(&before, facts);
             if first.outcome().is_none() {
                 // OK because rows 1 to 3 hold for a rebuild too: this handshake is refused.
-                self.defer_rebuild(call, facts, &before)?;
+                self.handshake_or_wait(call, facts, &before)?;
             }
             let source = outcome::rebuild_source(&before, asked);
             let work = Work::Rebuild { source };
@@ -79,7 +79,7 @@ impl<P: Pin> Orchestrator<P> {
             if !still_sound(&seen, source) {
                 continue;
             }
-            let decision = self.defer_rebuild(call, facts, &seen)?;
+            let decision = self.handshake_or_wait(call, facts, &seen)?;
             self.asked(call.replica, call.now);
             let held = self.bind(call, source, pin)?;
             let names = (call.replica.clone(), call.session);
@@ -142,10 +142,12 @@ impl<P: Pin> Orchestrator<P> {
 
     /// What a replica reports to an unconfirmed primary counts (D1). Records that it holds above
     /// our head under our own last entry may have been acknowledged, so they have to be fetched and
-    /// covered as well before we are confirmed.
+    /// covered as well before we are confirmed: a rebuild would drop them as surely as a truncation.
     fn count_handshake(&mut self, call: Call<'_>, decision: &Decision) {
         let was = self.ledger.standing();
-        self.note_above(decision);
+        if let Verdict::NotYet { fetch: Some(range) } = decision.verdict {
+            self.ledger.found_above(range.through);
+        }
         if let Some(lsn) = decision.acknowledges {
             self.ledger.handshake_acknowledged(call.replica, lsn);
         }
@@ -153,11 +155,11 @@ impl<P: Pin> Orchestrator<P> {
         self.log_confirmed(was, call.now);
     }
 
-    /// The handshake of a rebuild. What it would replace counts no more, unless it has to wait:
-    /// then the replica keeps what it acknowledges to an unconfirmed primary (D1), which may need
-    /// just that to be confirmed. So does a replica that we remember as marked: one that knows of
-    /// its mark acknowledges nothing.
-    fn defer_rebuild(
+    /// The handshake, which counts at once where the replica has to wait: it is neither cut nor
+    /// rebuilt before we are confirmed, and we may need what it acknowledges for just that (D1).
+    /// That it is to be rebuilt, or that we remember it as marked, changes nothing in this; one
+    /// that knows of its mark acknowledges nothing.
+    fn handshake_or_wait(
         &mut self,
         call: Call<'_>,
         facts: &ReplicaFacts,
@@ -170,13 +172,6 @@ impl<P: Pin> Orchestrator<P> {
         result
     }
 
-    /// D1: a rebuild drops such records as surely as a truncation does.
-    fn note_above(&mut self, decision: &Decision) {
-        if let Verdict::NotYet { fetch: Some(range) } = decision.verdict {
-            self.ledger.found_above(range.through);
-        }
-    }
-
     /// R9: the facts have been seen under the pin, and from here the decision stands.
     fn plan_seen<S: Storage<Pin = P>>(
         &mut self,
@@ -186,15 +181,7 @@ impl<P: Pin> Orchestrator<P> {
         pin: Option<P>,
         storage: &mut S,
     ) -> Result<Plan<P>, Failure> {
-        let decision = match self.handshake(call, facts, seen) {
-            Ok(decision) => decision,
-            Err(failure) => {
-                if let Failure::NotYet(decision) = &failure {
-                    self.count_handshake(call, decision);
-                }
-                return Err(failure);
-            }
-        };
+        let decision = self.handshake_or_wait(call, facts, seen)?;
         self.count_handshake(call, &decision);
         let outcome = decision
             .outcome()

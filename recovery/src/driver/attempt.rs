@@ -211,8 +211,7 @@ fn next_kind(shared: &Shared, aim: &Aim) -> Result<Kind, Error> {
         let ours = core.orchestrator.registry().epoch();
         return Err(Error::Deposed { ours, promised });
     }
-    let extra = core.kept(replica, aim.keeper);
-    let asked = extra.is_some_and(|extra| extra.full_asked);
+    let asked = core.is_full_asked(replica, aim.keeper);
     let sender = core.orchestrator.registry().sender(replica)?;
     if let Some(session) = aim.awaiting {
         return Ok(sender.authority(session)?);
@@ -388,8 +387,7 @@ impl Attempt<'_> {
                 let plan = core.orchestrator.plan(call, facts, &mut storage)?;
                 return Ok(Planned { plan, target: None });
             }
-            let extra = core.kept(self.replica, self.aim.keeper);
-            let asked = match extra.is_some_and(|extra| extra.full_asked) {
+            let asked = match core.is_full_asked(self.replica, self.aim.keeper) {
                 true => Asked::FullBase,
                 false => Asked::Any,
             };

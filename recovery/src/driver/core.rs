@@ -112,6 +112,12 @@ impl Core {
         extra.filter(|extra| extra.keeper == keeper)
     }
 
+    /// Whether somebody asked for the full base, although less may do.
+    pub(super) fn is_full_asked(&mut self, replica: &ReplicaId, keeper: u64) -> bool {
+        self.kept(replica, keeper)
+            .is_some_and(|extra| extra.full_asked)
+    }
+
     /// What the next attempt of this thread is about; `None` when its replica was removed.
     pub(super) fn aim(&mut self, replica: &ReplicaId, keeper: u64) -> Option<Aim> {
         self.kept(replica, keeper)?;

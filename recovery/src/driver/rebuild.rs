@@ -56,10 +56,7 @@ impl Attempt<'_> {
             self.shared.pause(LOOK);
             left = left.saturating_sub(LOOK);
         }
-        let mut core = self.shared.core();
-        let extra = core.kept(self.replica, self.aim.keeper);
-        let full = extra.is_some_and(|extra| extra.full_asked);
-        drop(core);
+        let full = (self.shared.core()).is_full_asked(self.replica, self.aim.keeper);
         if full && let Err(error) = volume.checkpoint(None) {
             tracing::debug!(%error, "a full base is sent with an older image");
         }
