@@ -6,6 +6,8 @@ use seawall_wal::IoOp;
 use seawall_wal::PinKind;
 use seawall_wal::disk::sim::{Effect, Fault};
 
+const CHUNK_BLOCKS: u64 = (CHUNK_BYTES / BLOCK) as u64;
+
 #[test]
 fn a234_a_snapshot_pin_reads_the_old_state_during_and_after_a_checkpoint() {
     let sim = SimDisk::new(1);
@@ -244,4 +246,65 @@ fn an_inspector_never_mixes_its_state_with_a_newer_base() {
     assert_eq!(damage_of(&inspected), []);
     let again = place.try_open("volume", Access::ReadOnly).unwrap();
     assert_eq!(get(&again, 5), 99);
+}
+
+/// Counts how often a view is asked where its data is.
+#[derive(Debug)]
+struct Counted<'a>(&'a dyn View, std::sync::atomic::AtomicU64);
+
+impl View for Counted<'_> {
+    fn lsn(&self) -> Lsn {
+        self.0.lsn()
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        self.0.read(offset, out)
+    }
+
+    fn sums(&self, bytes: std::ops::Range<u64>) -> Result<Vec<Digest>, Error> {
+        self.0.sums(bytes)
+    }
+
+    fn block_size(&self) -> BlockSize {
+        self.0.block_size()
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>, Error> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.next_data(offset)
+    }
+
+    fn digest(&self) -> Result<Digest, Error> {
+        self.0.digest()
+    }
+}
+
+#[test]
+fn the_data_of_a_view_is_looked_for_once_for_each_run_and_not_for_each_chunk() {
+    // Small records over an image that is full: 3 chunks, a hole of 2, and 1 chunk.
+    let place = Place::simulated(&SimDisk::new(1));
+    let volume = place.primary_of(6 * CHUNK_BLOCKS);
+    for chunk in [0, 1, 2, 5] {
+        let bytes = vec![7; CHUNK_BYTES];
+        let offset = chunk * CHUNK_BYTES as u64;
+        volume.write(offset, &bytes, Durability::Durable).unwrap();
+    }
+    let captured = volume.flush().unwrap();
+    volume.log().commit(captured).unwrap();
+    volume.checkpoint(None).unwrap();
+    for lba in (0..3 * CHUNK_BLOCKS).step_by(2) {
+        put(&volume, lba, 9);
+    }
+    let pin = volume.pin_base(volume.flush().unwrap(), "test").unwrap();
+    let counted = Counted(&pin, 0.into());
+    let chunks: Vec<Chunk> = Chunks::of(&counted).map(Result::unwrap).collect();
+    let direct: Vec<Chunk> = Chunks::of(&pin).map(Result::unwrap).collect();
+    assert_eq!(chunks, direct);
+    assert_eq!(chunks.len(), 5, "{chunks:?}");
+    let asked = counted.1.into_inner();
+    assert!(asked <= 2, "asked {asked} times for two runs of data");
 }
