@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::damage_tests::{DIR, PAGE, append, change, create, frame_at, open, segment, stamps};
+use crate::damage_tests::{
+    DIR, PAGE, append, change, create, frame_at, open, open_replica, record_of, segment, stamps,
+};
 use crate::disk::sim::SimDisk;
 use crate::disk::{Buffer, Disk};
 use crate::tests::contents;
@@ -244,41 +246,18 @@ fn a222_an_incarnation_without_a_record_leaves_no_entry_behind() {
     }
 }
 
-/// A log that nobody writes but by what a primary sent.
-fn replica(sim: &Arc<SimDisk>) -> Arc<Log> {
-    let disk: Arc<dyn Disk> = sim.clone();
-    let dir = Path::new(DIR);
-    let meta = Arc::new(Meta::open(&disk, dir, true).unwrap());
-    let clock = SystemClock::new();
-    let opened = Log::open(&disk, dir, &meta, &clock, LogMode::Writable, Lsn::ZERO);
-    opened.unwrap().0
-}
-
 /// Records of epoch 1, as a primary sent them; the stamps are the numbers from `stamp` on.
 fn sent(lsns: std::ops::RangeInclusive<u64>, incarnation: u64, stamp: u8) -> Vec<Record> {
-    let one = |(lsn, stamp)| {
-        let change = change(stamp);
-        let header = RecordHeader {
-            kind: change.kind,
-            no_hole: false,
-            block_size: BlockSize::DEFAULT,
-            volume: contents().volume,
-            epoch: Epoch::new(1),
-            incarnation: Incarnation::new(incarnation),
-            lsn: Lsn::new(lsn),
-            lba: change.lba,
-            blocks: change.blocks,
-            sum: 0,
-        };
-        Record::seal(header, change.payload)
-    };
-    lsns.zip(stamp..).map(one).collect()
+    let incarnation = Incarnation::new(incarnation);
+    let numbered = lsns.map(Lsn::new).zip(stamp..);
+    let records = numbered.map(|(lsn, stamp)| record_of(change(stamp), lsn, incarnation));
+    records.collect()
 }
 
 #[test]
 fn a226_what_a_truncation_dropped_never_reappears_wherever_it_crashes() {
     let before = create(128 << 10);
-    let log = replica(&before);
+    let (log, _) = open_replica(&before);
     let all = log.append_received(sent(1..=105, 1, 1)).unwrap();
     assert_eq!(all.wait().unwrap(), Lsn::new(105));
     log.stop();
@@ -288,7 +267,7 @@ fn a226_what_a_truncation_dropped_never_reappears_wherever_it_crashes() {
     let mut finished = false;
     for stop in 0.. {
         let sim = before.crash_lose_all();
-        let log = replica(&sim);
+        let (log, _) = open_replica(&sim);
         let generation = || log.state().active().file.generation;
         let first = generation();
         sim.freeze_after_ops(sim.changes() + stop);
@@ -312,7 +291,7 @@ fn a226_what_a_truncation_dropped_never_reappears_wherever_it_crashes() {
         ];
         log.stop();
         for (crash, sim) in crashes.into_iter().enumerate() {
-            let log = replica(&sim);
+            let (log, _) = open_replica(&sim);
             let head = log.frontiers().head.get();
             let found = stamps(&log, 0, head);
             let story = format!("stop {stop}, crash {crash}, {truncated}, {finished}: {found:?}");

@@ -33,20 +33,42 @@ pub(crate) fn create(segment_bytes: u64) -> Arc<SimDisk> {
 }
 
 pub(crate) fn open(sim: &Arc<SimDisk>) -> (Arc<Log>, ReplayReport) {
-    let disk: Arc<dyn Disk> = sim.clone();
-    let dir = Path::new(DIR);
-    let meta = Arc::new(Meta::open(&disk, dir, true).unwrap());
-    let clock = SystemClock::new();
-    let (log, report) = Log::open(&disk, dir, &meta, &clock, LogMode::Writable, Lsn::ZERO).unwrap();
+    let (log, report) = open_replica(sim);
     if log.check_writable().is_ok() {
         log.start_incarnation(Epoch::new(1)).unwrap();
     }
     (log, report)
 }
 
+/// A log that nobody writes but by what a primary sent.
+pub(crate) fn open_replica(sim: &Arc<SimDisk>) -> (Arc<Log>, ReplayReport) {
+    let disk: Arc<dyn Disk> = sim.clone();
+    let dir = Path::new(DIR);
+    let meta = Arc::new(Meta::open(&disk, dir, true).unwrap());
+    let clock = SystemClock::new();
+    Log::open(&disk, dir, &meta, &clock, LogMode::Writable, Lsn::ZERO).unwrap()
+}
+
 pub(crate) fn change(stamp: u8) -> Change {
     let payload = Buffer::copy_of(&[stamp; 4096]);
     Change::write(Lba(0), BlockSize::DEFAULT, payload)
+}
+
+/// A record of epoch 1 that holds a change.
+pub(crate) fn record_of(change: Change, lsn: Lsn, incarnation: Incarnation) -> Record {
+    let header = RecordHeader {
+        kind: change.kind,
+        no_hole: false,
+        block_size: BlockSize::DEFAULT,
+        volume: contents().volume,
+        epoch: Epoch::new(1),
+        incarnation,
+        lsn,
+        lba: change.lba,
+        blocks: change.blocks,
+        sum: 0,
+    };
+    Record::seal(header, change.payload)
 }
 
 /// One frame of one record for each stamp, synced.

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use crate::damage_tests::{
-    DIR, PAGE, append, change, create, cut_and_written_again, frame_at, open, segment, stamps,
+    DIR, PAGE, append, change, create, cut_and_written_again, frame_at, open, record_of, segment,
+    stamps,
 };
 use crate::disk::sim::SimDisk;
 use crate::frame::{self, FrameHeader, FrameKind};
-use crate::record::RecordHeader;
 use crate::segment::SegmentHeader;
 use crate::tests::{BLOCKS, contents};
 use crate::walk::Link;
@@ -59,20 +59,12 @@ impl Hand {
     /// Places one frame; gives its offset.
     fn place(&mut self, kind: FrameKind, after: Lsn, frontier: u64, stamp: Option<u8>) -> u64 {
         let record = stamp.map(|stamp| {
-            let change = change(stamp);
-            let header = RecordHeader {
-                kind: change.kind,
-                no_hole: false,
-                block_size: BlockSize::DEFAULT,
-                volume: contents().volume,
-                epoch: Epoch::new(1),
-                incarnation: self.incarnation,
-                lsn: after.next(),
-                lba: Lba(u64::from(stamp) % BLOCKS),
-                blocks: change.blocks,
-                sum: 0,
+            let lba = Lba(u64::from(stamp) % BLOCKS);
+            let change = Change {
+                lba,
+                ..change(stamp)
             };
-            Record::seal(header, change.payload)
+            record_of(change, after.next(), self.incarnation)
         });
         let count = usize::from(record.is_some());
         let header = FrameHeader {

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use seawall_snapshot::{Access, CreateOptions, Durability, Volume};
-use seawall_wal::disk::{Buffer, Disk, File, FileDisk, OpenMode, list, make_dir, remove};
+use seawall_wal::disk::{
+    Buffer, Completion, Disk, File, FileDisk, OpenMode, Operation, Token, list, make_dir, remove,
+};
 use seawall_wal::sync::beside;
 use seawall_wal::{BlockSize, Clock, Geometry, Role, SegmentState, SystemClock};
 use tempfile::TempDir;
@@ -35,6 +37,37 @@ struct Lab {
     root: TempDir,
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
+}
+
+/// A disk that is watched: `before` sees every operation first.
+struct Watched<F> {
+    disk: Arc<dyn Disk>,
+    before: F,
+}
+
+impl<F> std::fmt::Debug for Watched<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Watched").field(&self.disk).finish()
+    }
+}
+
+impl<F: Fn(&Operation) + Send + Sync> Disk for Watched<F> {
+    fn submit(&self, operation: Operation) -> Token {
+        (self.before)(&operation);
+        self.disk.submit(operation)
+    }
+
+    fn take(&self, token: Token) -> Option<Completion> {
+        self.disk.take(token)
+    }
+
+    fn wait(&self, token: Token) -> Completion {
+        self.disk.wait(token)
+    }
+
+    fn backend(&self) -> &'static str {
+        self.disk.backend()
+    }
 }
 
 /// A primary with what it serves.

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use seawall_wal::LsnRange;
 use seawall_wal::disk::sim::SimDisk;
-use seawall_wal::disk::{Completion, Operation, Token};
 
 use super::*;
 use crate::driver::storage::VolumeStorage;
@@ -14,39 +13,16 @@ use crate::outcome::{Row, classify};
 use crate::plan::Storage;
 use crate::testing::NODE;
 
-/// Counts what is asked of the disk behind it.
-#[derive(Debug)]
-struct Counting {
-    disk: Arc<dyn Disk>,
-    asked: AtomicUsize,
-}
-
-impl Disk for Counting {
-    fn submit(&self, operation: Operation) -> Token {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.disk.submit(operation)
-    }
-
-    fn take(&self, token: Token) -> Option<Completion> {
-        self.disk.take(token)
-    }
-
-    fn wait(&self, token: Token) -> Completion {
-        self.disk.wait(token)
-    }
-
-    fn backend(&self) -> &'static str {
-        self.disk.backend()
-    }
-}
-
 #[test]
 fn a_decision_reads_nothing_from_the_disk() {
-    let counting = Arc::new(Counting {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let disk: Arc<dyn Disk> = Arc::new(Watched {
         disk: SimDisk::new(1),
-        asked: AtomicUsize::new(0),
+        before: move |_: &Operation| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        },
     });
-    let disk: Arc<dyn Disk> = counting.clone();
     let clock: Arc<dyn Clock> = SystemClock::new();
     let dir = Path::new("/p");
     create(&disk, dir, 64 * BLOCK);
@@ -64,18 +40,18 @@ fn a_decision_reads_nothing_from_the_disk() {
         volume: Some(volume.meta().get().volume),
         ..ReplicaFacts::empty(NODE)
     };
-    let before = counting.asked.load(Ordering::Relaxed);
+    let before = count.load(Ordering::Relaxed);
     let history = VolumeStorage {
         volume: &volume,
         owner: "test",
     }
     .history();
     let decision = classify(&history, &behind);
-    let asked = counting.asked.load(Ordering::Relaxed) - before;
+    let asked = count.load(Ordering::Relaxed) - before;
     assert_eq!(decision.row, Row::Gap, "{decision:?}");
     assert_eq!(asked, 0);
     // The same question answered by reading every byte does go to the disk.
     let all = LsnRange::new(Lsn::ZERO, head);
     volume.log().prove_full(all).unwrap();
-    assert!(counting.asked.load(Ordering::Relaxed) > before);
+    assert!(count.load(Ordering::Relaxed) > before);
 }

@@ -4,7 +4,6 @@
 use std::sync::{Condvar, Mutex};
 
 use seawall_wal::LsnRange;
-use seawall_wal::disk::{Completion, Operation, Token};
 
 use super::fencing::{Impostor, impostor_options};
 use super::*;
@@ -194,9 +193,8 @@ fn a_promoted_replica_keeps_what_it_inherited_and_commits_it_by_the_rule() {
 }
 
 /// Holds back every write and sync while it is shut.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Gate {
-    disk: Arc<dyn Disk>,
     shut: Mutex<bool>,
     opened: Condvar,
 }
@@ -206,27 +204,12 @@ impl Gate {
         *self.shut.lock().unwrap() = shut;
         self.opened.notify_all();
     }
-}
 
-impl Disk for Gate {
-    fn submit(&self, operation: Operation) -> Token {
+    fn pass(&self, operation: &Operation) {
         if matches!(operation, Operation::Write { .. } | Operation::Sync { .. }) {
             let shut = self.shut.lock().unwrap();
             drop(self.opened.wait_while(shut, |shut| *shut).unwrap());
         }
-        self.disk.submit(operation)
-    }
-
-    fn take(&self, token: Token) -> Option<Completion> {
-        self.disk.take(token)
-    }
-
-    fn wait(&self, token: Token) -> Completion {
-        self.disk.wait(token)
-    }
-
-    fn backend(&self) -> &'static str {
-        self.disk.backend()
     }
 }
 
@@ -244,13 +227,13 @@ fn shipped(impostor: &Impostor, patience: Duration) -> Option<Lsn> {
 // A225, D3
 #[test]
 fn a_stream_is_sent_nothing_that_is_not_durable_here() {
-    let gate = Arc::new(Gate {
-        disk: FileDisk::new(),
-        shut: Mutex::default(),
-        opened: Condvar::new(),
-    });
+    let gate = Arc::new(Gate::default());
+    let passed = Arc::clone(&gate);
     let lab = Lab {
-        disk: gate.clone(),
+        disk: Arc::new(Watched {
+            disk: FileDisk::new(),
+            before: move |operation: &Operation| passed.pass(operation),
+        }),
         ..Lab::new()
     };
     lab.create("p", 4 * MIB);
@@ -309,6 +292,8 @@ fn the_log_after_the_target_of_a_full_base_stays_until_its_stream_has_started() 
         match impostor.hear().expect("the rebuild goes on") {
             Body::Mark { .. } => impostor.say(Body::Marked),
             Body::BaseBegin(_) => {
+                let checkpoint = volume.base_state().checkpoint;
+                assert_eq!(checkpoint, target, "captured before it is pinned");
                 end = served.fill(0..80, 2);
                 stays(end);
                 impostor.say(Body::BaseReady {
