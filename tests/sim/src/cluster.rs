@@ -533,6 +533,10 @@ impl Cluster {
         slot.promised = Epoch::default();
         slot.damaged = false;
         slot.disks += 1;
+        if state.last_leader == Some(node) {
+            // What it held is gone: another one has to lead.
+            state.asked = state.asked.max(state.reigning + 1);
+        }
     }
 
     /// The node listens elsewhere from its next start on.
