@@ -141,8 +141,9 @@ impl<P: Pin> Orchestrator<P> {
     }
 
     /// What a replica reports to an unconfirmed primary counts (D1). Records that it holds above
-    /// our head under our own last entry may have been acknowledged, so they have to be fetched and
-    /// covered as well before we are confirmed: a rebuild would drop them as surely as a truncation.
+    /// our head under our own last entry may have been acknowledged, so they have to be fetched
+    /// and covered as well before we are confirmed: a rebuild would drop them as surely as a
+    /// truncation.
     fn count_handshake(&mut self, call: Call<'_>, decision: &Decision) {
         let was = self.ledger.standing();
         if let Verdict::NotYet { fetch: Some(range) } = decision.verdict {
